@@ -1,0 +1,40 @@
+# daybook: event sourcing inside PostgreSQL
+EXTENSION = daybook
+EXTVERSION = 0.1
+MODULE_big = daybook
+PGFILEDESC = "daybook - event sourcing inside PostgreSQL"
+
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+
+# The install script is the declarations of each capability, in the order of
+# the flow of data: nothing refers to what stands after it.
+SQL_PARTS = \
+	src/daybook.sql \
+	src/event_table/event_table.sql \
+	src/append/append.sql \
+	src/sequencer/log.sql \
+	src/sequencer/sequencer.sql \
+	src/replay/replay.sql \
+	src/projection/projection.sql
+
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql
+
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+ISOLATION = $(sort $(patsubst test/isolation/specs/%.spec,%,$(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation
+TAP_TESTS = 1
+
+PG_CPPFLAGS = -I$(srcdir)/src
+PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers -Wno-clobbered -Werror
+# Byte code for JIT needs clang and serves no function of ours.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS) Makefile
+	cat $(SQL_PARTS) > $@
+
+$(OBJS): $(wildcard src/*.h src/*/*.h)

@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_reader.h
+ *	  Reading the log together with the events it names, filtered: the one
+ *	  path by which read_all, projections and subscriptions get events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_EVENT_READER_H
+#define DAYBOOK_EVENT_READER_H
+
+#include "access/htup.h"
+#include "executor/tuptable.h"
+#include "sequencer/log_segment.h"
+#include "utils/array.h"
+#include "utils/snapshot.h"
+
+/* What to read; a NULL array lets everything through. */
+typedef struct EventFilter
+{
+	ArrayType  *event_tables;	/* regclass[] */
+	ArrayType  *categories;		/* text[]: the part of stream_id before '-' */
+	ArrayType  *types;			/* text[] */
+} EventFilter;
+
+/* An event and its place in the log. */
+typedef struct LogEvent
+{
+	LogEntry	entry;
+	Oid			event_table;
+	HeapTuple	tuple;			/* laid out as daybook.event; lives until the
+								 * next call of EventReaderNext */
+} LogEvent;
+
+typedef struct EventReader EventReader;
+
+/*
+ * The caller keeps the snapshot active.  check_privileges: raise an error
+ * unless the current user may SELECT from every event table that is read.
+ */
+extern EventReader *EventReaderBegin(Snapshot snapshot, int64 after,
+									 const EventFilter *filter, bool check_privileges);
+/* NULL at the end of the log, or after max_scanned log entries were passed (0: no limit). */
+extern LogEvent *EventReaderNext(EventReader *reader);
+/* Position up to which everything was delivered or filtered out. */
+extern int64 EventReaderPosition(EventReader *reader);
+extern void EventReaderLimit(EventReader *reader, int64 max_scanned);
+extern void EventReaderEnd(EventReader *reader);
+
+/* Fills the columns of daybook.log_event from a LogEvent. */
+extern void LogEventValues(const LogEvent *event, TupleDesc event_desc, Datum *values, bool *nulls);
+
+#endif							/* DAYBOOK_EVENT_READER_H */

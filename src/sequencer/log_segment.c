@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * log_segment.c
+ *	  Encodes and decodes runs of the log; log_segment.h has the format.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "sequencer/log_segment.h"
+#include "varint.h"
+
+#define LOG_SEGMENT_FORMAT	1
+
+static void open_group(LogSegmentWriter *writer, const LogEntry *entry);
+static void close_group(LogSegmentWriter *writer);
+static bool read_group_header(LogSegmentReader *reader);
+
+/* Makes a writer in the current memory context. */
+void
+LogSegmentWriterInit(LogSegmentWriter *writer)
+{
+	initStringInfo(&writer->payload);
+	initStringInfo(&writer->ids);
+	LogSegmentWriterReset(writer);
+}
+
+/* Forgets what was added and keeps the buffers. */
+void
+LogSegmentWriterReset(LogSegmentWriter *writer)
+{
+	resetStringInfo(&writer->payload);
+	resetStringInfo(&writer->ids);
+	appendStringInfoSpaces(&writer->payload, VARHDRSZ);
+	appendStringInfoChar(&writer->payload, LOG_SEGMENT_FORMAT);
+	writer->event_count = 0;
+	writer->group_count = 0;
+	memset(&writer->last, 0, sizeof(LogEntry));
+	writer->group_time_base = 0;
+}
+
+bool
+LogSegmentIsFull(const LogSegmentWriter *writer)
+{
+	return writer->payload.len + writer->ids.len >= LOG_SEGMENT_MAX_BYTES;
+}
+
+/* Adds the event that follows, in position, the one added last. */
+void
+LogSegmentAdd(LogSegmentWriter *writer, const LogEntry *entry)
+{
+	Assert(writer->event_count == 0 ||
+		   entry->position == writer->last.position + 1);
+
+	if (writer->group_count == 0 ||
+		entry->transaction != writer->last.transaction ||
+		entry->table_no != writer->last.table_no ||
+		entry->committed_at != writer->last.committed_at)
+	{
+		close_group(writer);
+		open_group(writer, entry);
+	}
+	AppendZigzag(&writer->ids, entry->id - writer->last.id);
+	writer->group_count++;
+	writer->event_count++;
+	writer->last = *entry;
+}
+
+/*
+ * Completes the segment and returns its payload, which lives in the writer's
+ * buffer until the next reset.
+ */
+bytea *
+LogSegmentFinish(LogSegmentWriter *writer)
+{
+	close_group(writer);
+	SET_VARSIZE(writer->payload.data, writer->payload.len);
+	return (bytea *) writer->payload.data;
+}
+
+static void
+open_group(LogSegmentWriter *writer, const LogEntry *entry)
+{
+	if (writer->event_count == 0)
+		writer->first_position = entry->position;
+	writer->group_first = *entry;
+}
+
+static void
+close_group(LogSegmentWriter *writer)
+{
+	LogEntry   *first = &writer->group_first;
+
+	if (writer->group_count == 0)
+		return;
+	AppendVarint(&writer->payload, writer->group_count);
+	AppendZigzag(&writer->payload, first->committed_at - writer->group_time_base);
+	AppendVarint(&writer->payload, first->position - first->transaction);
+	AppendVarint(&writer->payload, first->table_no);
+	appendBinaryStringInfo(&writer->payload, writer->ids.data, writer->ids.len);
+	writer->group_time_base = first->committed_at;
+	writer->group_count = 0;
+	resetStringInfo(&writer->ids);
+}
+
+/* Reads a payload, without its varlena header, that must outlive the reader. */
+void
+LogSegmentReaderInit(LogSegmentReader *reader, int64 first_position,
+					 int32 event_count, const char *payload, Size len)
+{
+	memset(reader, 0, sizeof(LogSegmentReader));
+	reader->next = (const unsigned char *) payload;
+	reader->end = reader->next + len;
+	reader->remaining = event_count;
+	reader->entry.position = first_position - 1;
+	if (len < 1 || *reader->next++ != LOG_SEGMENT_FORMAT)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("log segment at position " INT64_FORMAT " has an unknown format",
+						first_position)));
+}
+
+/* Gives the segment's next event; false after the last. */
+bool
+LogSegmentRead(LogSegmentReader *reader, LogEntry *entry)
+{
+	int64		id_step;
+
+	if (reader->remaining == 0)
+		return false;
+	reader->entry.position++;
+	if ((reader->group_remaining == 0 && !read_group_header(reader)) ||
+		!ReadZigzag(&reader->next, reader->end, &id_step))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("log segment ends before position " INT64_FORMAT,
+						reader->entry.position)));
+	reader->entry.id += id_step;
+	reader->group_remaining--;
+	reader->remaining--;
+	*entry = reader->entry;
+	return true;
+}
+
+static bool
+read_group_header(LogSegmentReader *reader)
+{
+	uint64		count;
+	int64		time_step;
+	uint64		transaction_offset;
+	uint64		table_no;
+
+	if (!ReadVarint(&reader->next, reader->end, &count) ||
+		!ReadZigzag(&reader->next, reader->end, &time_step) ||
+		!ReadVarint(&reader->next, reader->end, &transaction_offset) ||
+		!ReadVarint(&reader->next, reader->end, &table_no) ||
+		count == 0)
+		return false;
+	reader->group_remaining = count;
+	reader->entry.committed_at += time_step;
+	reader->entry.transaction = reader->entry.position - transaction_offset;
+	reader->entry.table_no = table_no;
+	return true;
+}
