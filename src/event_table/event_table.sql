@@ -44,3 +44,36 @@ CREATE TABLE daybook.event_table (
 COMMENT ON TABLE daybook.event_table IS 'registry of the event tables of this database';
 SELECT pg_catalog.pg_extension_config_dump('daybook.event_table', '');
 SELECT pg_catalog.pg_extension_config_dump('daybook.event_table_table_no_seq', '');
+
+CREATE FUNCTION daybook.event_id_given(event_id uuid) RETURNS boolean
+AS 'MODULE_PATHNAME', 'daybook_event_id_given'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1;
+COMMENT ON FUNCTION daybook.event_id_given(uuid) IS
+'whether an event id was the caller''s; false for one that the database made';
+
+CREATE FUNCTION daybook.event_before_insert() RETURNS trigger
+AS 'MODULE_PATHNAME', 'daybook_event_before_insert'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.event_before_insert() IS
+'version trigger of event tables: gives id, version, recorded_at and recorded_by; an explicit version must be the stream''s next one (else 40001)';
+
+CREATE FUNCTION daybook.create_event_table(name text) RETURNS regclass
+AS 'MODULE_PATHNAME', 'daybook_create_event_table'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.create_event_table(text) IS
+'creates an append-only event table, with its keys and its version trigger, owned by the caller';
+
+CREATE FUNCTION daybook.drop_event_table(event_table regclass, force boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_drop_event_table'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.drop_event_table(regclass, boolean) IS
+'drops an event table; one that has events (else 55000) only with force => true';
+
+-- Membership is added when an event table is created; only ids are decoded.
+-- The publication belongs to the extension, which pg_publication's own DDL
+-- has no way to say.
+CREATE FUNCTION daybook.create_publication() RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_create_publication'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+SELECT daybook.create_publication();
+DROP FUNCTION daybook.create_publication();

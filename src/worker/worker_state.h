@@ -10,6 +10,7 @@
 #define DAYBOOK_WORKER_STATE_H
 
 #include "access/xlogdefs.h"
+#include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
@@ -26,25 +27,28 @@ typedef enum SequencerMode
 
 #define SEQUENCER_HINT_LEN	256
 
-/* One entry for each database in which the extension was found. */
+/*
+ * One entry for each database in which the extension was found, or is being
+ * looked for.  The fields of the first group are changed under WorkerState's
+ * lock; those of the second are written by the database's worker alone.
+ */
 typedef struct DatabaseState
 {
 	Oid			database;		/* InvalidOid: entry is free */
-	int			held;			/* commands that need the database to itself */
-	bool		wanted;			/* the launcher shall start its worker */
-	TimestampTz start_after;	/* not before, after a failure */
-	int			failures;		/* starts in a row that ended in an error */
+	int			held;			/* commands that need the database to themselves */
+	int			failures;		/* ends of its worker in a row that were errors */
+	TimestampTz start_after;	/* no worker before, after a failure */
 	pid_t		worker_pid;		/* the database's worker, 0 if none */
 	Latch	   *worker_latch;
-	bool		supervise;		/* list of projections may have changed */
+	bool		supervise;		/* the list of projections may have changed */
 
-	/* the sequencer's progress, for status and for waiters */
 	SequencerMode mode;
 	char		hint[SEQUENCER_HINT_LEN];
 	TimestampTz started_at;
 	TimestampTz last_published_at;
-	int64		low_water;
-	XLogRecPtr	slot_restart_lsn;
+	int64		low_water;		/* ids up to here are done with */
+	int			open_gaps;		/* transactions whose ids are waited for */
+	XLogRecPtr	decoded_lsn;
 	pg_atomic_uint64 head;		/* last position published */
 	pg_atomic_uint64 sequenced_lsn; /* events of commits up to here are in the log */
 	pg_atomic_uint64 flush_request; /* WAL to flush before the next round */
@@ -52,13 +56,33 @@ typedef struct DatabaseState
 	ConditionVariable projected;	/* some projection's position has moved */
 } DatabaseState;
 
-/* size and initialisation, from the module's shared memory hooks */
 extern Size WorkerStateSize(void);
 extern void WorkerStateInit(void);
+extern bool WorkerStateAvailable(void);
+extern void WorkerCallbacksInit(void);
 
-extern DatabaseState *MyDatabaseState(void);	/* NULL: extension unknown here */
+/* NULL where the extension has no worker in this database */
+extern DatabaseState *MyDatabaseState(void);
+
+/* for backends */
 extern void WakeDatabaseWorker(void);
 extern void WakeDatabaseWorkerAtCommit(void);
 extern void SuperviseAtCommit(void);
+extern void StartDatabaseWorkerAtCommit(void);
+extern void RescanDatabasesAtCommit(void);
+extern void RequestFlush(XLogRecPtr lsn);
+
+/* for commands that need a database to themselves */
+extern bool HoldDatabase(Oid database);
+extern void ReleaseDatabase(Oid database);
+
+/* for workers: enter and leave the list of a database's processes */
+extern void WorkerAttach(bool is_database_worker);
+extern bool WorkerMustStop(void);
+
+/* for the launcher */
+extern void LauncherAttach(void);
+extern List *DatabasesWanted(List *existing, List *looked_into, long *timeout);
+extern void DatabaseWithoutExtension(void);
 
 #endif							/* DAYBOOK_WORKER_STATE_H */

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between PostgreSQL 15 and 18 that more than one file meets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_COMPAT_H
+#define DAYBOOK_COMPAT_H
+
+#include "access/genam.h"
+#include "access/tableam.h"
+
+#if PG_VERSION_NUM >= 180000
+#define index_beginscan_compat(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define index_beginscan_compat(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+/* the last argument of a table access method's tuple_update */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes UpdateIndexes;
+#else
+typedef bool UpdateIndexes;
+#endif
+
+/* relation file numbers were renamed in 16 */
+#if PG_VERSION_NUM < 160000
+#define RelFileLocator RelFileNode
+#define relation_set_new_filelocator relation_set_new_filenode
+#endif
+
+/* ownership checks became one function in 16 */
+#if PG_VERSION_NUM >= 160000
+#define relation_ownercheck_compat(relid, role) \
+	object_ownercheck(RelationRelationId, relid, role)
+#define database_ownercheck_compat(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#else
+#define relation_ownercheck_compat(relid, role) \
+	pg_class_ownercheck(relid, role)
+#define database_ownercheck_compat(database, role) \
+	pg_database_ownercheck(database, role)
+#endif
+
+#endif							/* DAYBOOK_COMPAT_H */

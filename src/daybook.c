@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * daybook.c
+ *	  Module entry: settings, hooks, and the OIDs of our own objects.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "sequencer/log_view.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "worker/launcher.h"
+#include "worker/worker_state.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(daybook_require_preload);
+
+PGDLLEXPORT void _PG_init(void);
+
+#define DEFAULT_MAX_DATABASES	16
+#define MIN_MAX_DATABASES		1
+#define MAX_MAX_DATABASES		1024
+#define DEFAULT_MAX_PROJECTORS	8
+#define MIN_MAX_PROJECTORS		0
+#define MAX_MAX_PROJECTORS		1024
+
+char	   *daybook_metadata = NULL;
+bool		daybook_restore = false;
+bool		daybook_decoding = true;
+int			daybook_max_databases = DEFAULT_MAX_DATABASES;
+int			daybook_max_projectors = DEFAULT_MAX_PROJECTORS;
+
+static DaybookOids oids;
+static bool oids_valid = false;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static void define_settings(void);
+static void request_shared_memory(void);
+static void start_shared_memory(void);
+static void forget_oids(Datum arg, int cacheid, uint32 hashvalue);
+static void look_up_oids(void);
+
+void
+_PG_init(void)
+{
+	define_settings();
+
+	/*
+	 * Binary upgrade copies what is there; nothing may guard it, order it or
+	 * wake a worker.
+	 */
+	if (IsBinaryUpgrade)
+		return;
+
+	GuardInit();
+	AppendCallbacksInit();
+	LogViewInit();
+	WorkerCallbacksInit();
+	DatabaseCommandsInit();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shared_memory;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = start_shared_memory;
+	LauncherInit();
+}
+
+static void
+define_settings(void)
+{
+	DefineCustomStringVariable("daybook.metadata",
+							   "Metadata of every event that this session appends.",
+							   "A JSON object, such as {\"actor\": \"alice\"}. A key that the event itself has wins.",
+							   &daybook_metadata,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   CheckSessionMetadata, AssignSessionMetadata, NULL);
+	DefineCustomBoolVariable("daybook.restore",
+							 "Keeps id, version, recorded_at and recorded_by of inserted rows as they are given.",
+							 "For loading events from a data-only dump into event tables that exist already.",
+							 &daybook_restore,
+							 false,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("daybook.decoding",
+							 "Lets the sequencer follow the write-ahead log.",
+							 "When off, or when wal_level is below logical, it finds new events by scanning.",
+							 &daybook_decoding,
+							 true,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("daybook.max_databases",
+							"Number of databases of this server that can have the extension.",
+							NULL,
+							&daybook_max_databases,
+							DEFAULT_MAX_DATABASES, MIN_MAX_DATABASES, MAX_MAX_DATABASES,
+							PGC_POSTMASTER,
+							0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("daybook.max_projectors",
+							"Number of projections of a database that run at the same time.",
+							"Each takes one of max_worker_processes.",
+							&daybook_max_projectors,
+							DEFAULT_MAX_PROJECTORS, MIN_MAX_PROJECTORS, MAX_MAX_PROJECTORS,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("daybook");
+}
+
+static void
+request_shared_memory(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(WorkerStateSize());
+	RequestNamedLWLockTranche(DAYBOOK_EXTENSION, 1);
+}
+
+static void
+start_shared_memory(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	WorkerStateInit();
+}
+
+/*
+ * Called first by the install script: nothing is created without the preload.
+ * When the script's transaction commits, the database gets its worker.
+ */
+Datum
+daybook_require_preload(PG_FUNCTION_ARGS)
+{
+	if (!WorkerStateAvailable())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("daybook is not loaded by the server"),
+				 errdetail("shared_preload_libraries is \"%s\".",
+						   GetConfigOption("shared_preload_libraries", false, false)),
+				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
+	StartDatabaseWorkerAtCommit();
+	PG_RETURN_VOID();
+}
+
+/* The extension's objects; valid until the catalogs change. */
+const DaybookOids *
+GetDaybookOids(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_oids, (Datum) 0);
+		CacheRegisterSyscacheCallback(AMOID, forget_oids, (Datum) 0);
+		CacheRegisterSyscacheCallback(PROCOID, forget_oids, (Datum) 0);
+		registered = true;
+	}
+	if (!oids_valid)
+		look_up_oids();
+	return &oids;
+}
+
+static void
+forget_oids(Datum arg, int cacheid, uint32 hashvalue)
+{
+	oids_valid = false;
+}
+
+static void
+look_up_oids(void)
+{
+	DaybookOids found = {0};
+
+	found.extension = get_extension_oid(DAYBOOK_EXTENSION, true);
+	found.schema = get_namespace_oid(DAYBOOK_SCHEMA, true);
+	found.access_method = get_am_oid("daybook", true);
+	if (OidIsValid(found.schema))
+	{
+		found.event_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+										   CStringGetDatum("event"),
+										   ObjectIdGetDatum(found.schema));
+		found.event_id_seq = get_relname_relid("event_id_seq", found.schema);
+		found.event_table = get_relname_relid("event_table", found.schema);
+		found.event_trigger_function =
+			GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+							CStringGetDatum("event_before_insert"),
+							PointerGetDatum(buildoidvector(NULL, 0)),
+							ObjectIdGetDatum(found.schema));
+	}
+	oids = found;
+	oids_valid = OidIsValid(found.extension) &&
+		OidIsValid(found.event_trigger_function);
+}
+
+/* A relation of the extension's schema, which must be there. */
+Oid
+DaybookRelation(const char *name)
+{
+	Oid			relid = get_relname_relid(name, GetDaybookOids()->schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"daybook.%s\" does not exist", name),
+				 errhint("Is the extension daybook installed in this database?")));
+	return relid;
+}

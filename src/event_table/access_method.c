@@ -1,0 +1,223 @@
+/*-------------------------------------------------------------------------
+ *
+ * access_method.c
+ *	  Table access method daybook: heap storage whose rows are never changed.
+ *
+ * Storage, visibility, WAL and vacuum are heap's own.  What differs is that
+ * rows cannot be updated, deleted or copied into a rewritten table, and that
+ * a row enters an event table only as its version trigger made it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "catalog/index.h"
+#include "catalog/pg_am.h"
+#include "compat.h"
+#include "event_table/event_table.h"
+#include "fmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(daybook_access_method_handler);
+
+static TableAmRoutine routine;
+
+static void refuse_change(Relation rel, const char *command);
+static void refuse_rewrite(Relation rel);
+static void accept_row(Relation rel, TupleTableSlot *slot);
+
+/* SELECT ... FOR UPDATE and the like stay heap's: they write no data. */
+static TM_Result
+daybook_tuple_delete(Relation rel, ItemPointer tid, CommandId cid,
+					 Snapshot snapshot, Snapshot crosscheck, bool wait,
+					 TM_FailureData *tmfd, bool changing_part)
+{
+	refuse_change(rel, "delete from");
+	return TM_Ok;
+}
+
+static TM_Result
+daybook_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
+					 CommandId cid, Snapshot snapshot, Snapshot crosscheck,
+					 bool wait, TM_FailureData *tmfd, LockTupleMode *lockmode,
+					 UpdateIndexes *update_indexes)
+{
+	refuse_change(rel, "update");
+	return TM_Ok;
+}
+
+static void
+refuse_change(Relation rel, const char *command)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s append-only table \"%s\"",
+					command, RelationGetRelationName(rel)),
+			 errdetail("Rows of a table that uses access method daybook are never changed."),
+			 errhint("Append another event that corrects the earlier one."),
+			 errtable(rel)));
+}
+
+static void
+daybook_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
+					 int options, BulkInsertState bistate)
+{
+	accept_row(rel, slot);
+	GetHeapamTableAmRoutine()->tuple_insert(rel, slot, cid, options, bistate);
+}
+
+static void
+daybook_tuple_insert_speculative(Relation rel, TupleTableSlot *slot,
+								 CommandId cid, int options,
+								 BulkInsertState bistate, uint32 token)
+{
+	accept_row(rel, slot);
+	GetHeapamTableAmRoutine()->tuple_insert_speculative(rel, slot, cid, options,
+														bistate, token);
+}
+
+/* Only where no row trigger stands in the way: tables just being restored. */
+static void
+daybook_multi_insert(Relation rel, TupleTableSlot **slots, int nslots,
+					 CommandId cid, int options, BulkInsertState bistate)
+{
+	for (int i = 0; i < nslots; i++)
+		accept_row(rel, slots[i]);
+	GetHeapamTableAmRoutine()->multi_insert(rel, slots, nslots, cid, options,
+											bistate);
+}
+
+/*
+ * ALTER TABLE fills a rewritten table through tuple_insert; VACUUM FULL and
+ * CLUSTER, which keep every row as it is, do not.  The new table is called
+ * pg_temp_ and the OID of the old one.
+ */
+static void
+refuse_rewrite(Relation rel)
+{
+	Oid			old;
+
+	if (sscanf(RelationGetRelationName(rel), "pg_temp_%u", &old) != 1 ||
+		!TableIsProtected(old))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot rewrite append-only table \"%s\"", get_rel_name(old)),
+			 errdetail("The command would write every row of the table anew."),
+			 errhint("Append events of a new schema version, and bring old ones up to it when they are read.")));
+}
+
+static void
+accept_row(Relation rel, TupleTableSlot *slot)
+{
+	if (unlikely(RelationGetRelationName(rel)[0] == 'p'))
+		refuse_rewrite(rel);
+	if (rel->rd_rel->reloftype != InvalidOid)
+		EventTicketRedeem(rel, slot);
+}
+
+/*
+ * Heap's index builds insist on heap's own routine in the relcache entry, so
+ * it is lent for the length of the call.
+ */
+static double
+daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
+							   IndexInfo *index_info, bool allow_sync,
+							   bool anyvisible, bool progress,
+							   BlockNumber start_blockno, BlockNumber numblocks,
+							   IndexBuildCallback callback, void *callback_state,
+							   TableScanDesc scan)
+{
+	const TableAmRoutine *own = table_rel->rd_tableam;
+	double		reltuples;
+
+	table_rel->rd_tableam = GetHeapamTableAmRoutine();
+	PG_TRY();
+	{
+		reltuples = table_rel->rd_tableam->index_build_range_scan(table_rel, index_rel,
+																  index_info, allow_sync,
+																  anyvisible, progress,
+																  start_blockno, numblocks,
+																  callback, callback_state,
+																  scan);
+	}
+	PG_FINALLY();
+	{
+		table_rel->rd_tableam = own;
+	}
+	PG_END_TRY();
+	return reltuples;
+}
+
+static void
+daybook_index_validate_scan(Relation table_rel, Relation index_rel,
+							IndexInfo *index_info, Snapshot snapshot,
+							ValidateIndexState *state)
+{
+	const TableAmRoutine *own = table_rel->rd_tableam;
+
+	table_rel->rd_tableam = GetHeapamTableAmRoutine();
+	PG_TRY();
+	{
+		table_rel->rd_tableam->index_validate_scan(table_rel, index_rel, index_info,
+												   snapshot, state);
+	}
+	PG_FINALLY();
+	{
+		table_rel->rd_tableam = own;
+	}
+	PG_END_TRY();
+}
+
+/* Without this a TOAST table would be append-only too, and VACUUM FULL fail. */
+static Oid
+daybook_relation_toast_am(Relation rel)
+{
+	return HEAP_TABLE_AM_OID;
+}
+
+/* History must survive a crash, and a materialized view rewrites itself. */
+static void
+daybook_relation_set_new_filelocator(Relation rel, const RelFileLocator *newrlocator,
+									 char persistence, TransactionId *freezeXid,
+									 MultiXactId *minmulti)
+{
+	if (persistence == RELPERSISTENCE_UNLOGGED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("append-only table \"%s\" cannot be unlogged",
+						RelationGetRelationName(rel)),
+				 errdetail("An unlogged table is emptied by a crash."),
+				 errhint("Create the table as LOGGED.")));
+	if (rel->rd_rel->relkind == RELKIND_MATVIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("materialized view \"%s\" cannot use access method daybook",
+						RelationGetRelationName(rel)),
+				 errhint("Use access method heap.")));
+	GetHeapamTableAmRoutine()->relation_set_new_filelocator(rel, newrlocator,
+															persistence, freezeXid,
+															minmulti);
+}
+
+Datum
+daybook_access_method_handler(PG_FUNCTION_ARGS)
+{
+	if (routine.type != T_TableAmRoutine)
+	{
+		routine = *GetHeapamTableAmRoutine();
+		routine.tuple_delete = daybook_tuple_delete;
+		routine.tuple_update = daybook_tuple_update;
+		routine.tuple_insert = daybook_tuple_insert;
+		routine.tuple_insert_speculative = daybook_tuple_insert_speculative;
+		routine.multi_insert = daybook_multi_insert;
+		routine.index_build_range_scan = daybook_index_build_range_scan;
+		routine.index_validate_scan = daybook_index_validate_scan;
+		routine.relation_toast_am = daybook_relation_toast_am;
+		routine.relation_set_new_filelocator = daybook_relation_set_new_filelocator;
+	}
+	PG_RETURN_POINTER(&routine);
+}

@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_insert.c
+ *	  The version trigger: numbers a new event and says when and by whom it
+ *	  was recorded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "event_table/insert_statement.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/uuid.h"
+#include "worker/worker_state.h"
+
+PG_FUNCTION_INFO_V1(daybook_event_before_insert);
+
+/* An event on its way, as the trigger's columns. */
+typedef struct NewEvent
+{
+	Relation	rel;
+	Datum		values[EVENT_NATTS];
+	bool		nulls[EVENT_NATTS];
+	bool		restoring;		/* keep what the row says of itself */
+} NewEvent;
+
+/* whose name session_user_name() holds */
+static Oid	recorded_user = InvalidOid;
+
+#define VALUE(event, column)	((event)->values[(column) - 1])
+#define IS_NULL(event, column)	((event)->nulls[(column) - 1])
+#define SET(event, column, datum) \
+	(VALUE(event, column) = (datum), IS_NULL(event, column) = false)
+
+static Relation check_trigger_call(FunctionCallInfo fcinfo);
+static void check_columns(NewEvent *event);
+static void refuse_given(NewEvent *event, int column, const char *name);
+static bool number_event(NewEvent *event, int64 last_version, int64 *version);
+static void complete_event(NewEvent *event);
+static text *session_user_name(void);
+static void forget_user_name(Datum arg, int cacheid, uint32 hashvalue);
+static void end_of_transaction(XactEvent event, void *arg);
+static void end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
+								  SubTransactionId parent, void *arg);
+
+void
+AppendCallbacksInit(void)
+{
+	RegisterXactCallback(end_of_transaction, NULL);
+	RegisterSubXactCallback(end_of_subtransaction, NULL);
+	CacheRegisterSyscacheCallback(AUTHOID, forget_user_name, (Datum) 0);
+	InsertStatementInit();
+}
+
+/*
+ * daybook.event_before_insert(): BEFORE INSERT FOR EACH ROW on an event table.
+ */
+Datum
+daybook_event_before_insert(PG_FUNCTION_ARGS)
+{
+	Relation	rel = check_trigger_call(fcinfo);
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const EventTable *table = RequireEventTable(rel);
+	NewEvent	event = {.rel = rel};
+	text	   *stream_id;
+	int64		version;
+	bool		locked;
+
+	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(rel),
+					  event.values, event.nulls);
+	event.restoring = daybook_restore ||
+		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+	check_columns(&event);
+	stream_id = DatumGetTextPP(VALUE(&event, EVENT_STREAM_ID));
+	SET(&event, EVENT_STREAM_ID, PointerGetDatum(stream_id));
+
+	if (!number_event(&event, StreamTailLock(rel, table, stream_id, &locked), &version))
+		return PointerGetDatum(NULL);
+	SET(&event, EVENT_VERSION, Int64GetDatum(version));
+	complete_event(&event);
+	EventTicketIssue(rel, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
+					 DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
+					 DatumGetTextPP(VALUE(&event, EVENT_RECORDED_BY)), locked);
+	WakeDatabaseWorkerAtCommit();
+	return PointerGetDatum(heap_form_tuple(RelationGetDescr(rel), event.values, event.nulls));
+}
+
+static Relation
+check_trigger_call(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("daybook.event_before_insert must be called by a BEFORE INSERT trigger for each row")));
+	if (!WorkerStateAvailable())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot append to event table \"%s\": daybook is not loaded by the server",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
+	return trigger->tg_relation;
+}
+
+/* Refuses what the table's constraints would not, or not in time. */
+static void
+check_columns(NewEvent *event)
+{
+	if (RelationGetNumberOfAttributes(event->rel) != EVENT_NATTS)
+		elog(ERROR, "event table \"%s\" has %d columns, not %d",
+			 RelationGetRelationName(event->rel),
+			 RelationGetNumberOfAttributes(event->rel), EVENT_NATTS);
+	if (IS_NULL(event, EVENT_STREAM_ID))
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("null value in column \"stream_id\" of event table \"%s\"",
+						RelationGetRelationName(event->rel)),
+				 errtablecol(event->rel, EVENT_STREAM_ID)));
+	if (VARSIZE_ANY_EXHDR(DatumGetTextPP(VALUE(event, EVENT_STREAM_ID))) == 0 ||
+		(!IS_NULL(event, EVENT_TYPE) &&
+		 VARSIZE_ANY_EXHDR(DatumGetTextPP(VALUE(event, EVENT_TYPE))) == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream_id and type of an event must not be empty"),
+				 errtable(event->rel)));
+	if (event->restoring)
+		return;
+	refuse_given(event, EVENT_ID, "id");
+	refuse_given(event, EVENT_RECORDED_AT, "recorded_at");
+	refuse_given(event, EVENT_RECORDED_BY, "recorded_by");
+}
+
+static void
+refuse_given(NewEvent *event, int column, const char *name)
+{
+	if (IS_NULL(event, column))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_GENERATED_ALWAYS),
+			 errmsg("cannot insert a value into column \"%s\" of event table \"%s\"",
+					name, RelationGetRelationName(event->rel)),
+			 errdetail("The column says what the database saw at the append."),
+			 errhint("Leave the column out. A superuser who loads a dump can set daybook.restore."),
+			 errtablecol(event->rel, column)));
+}
+
+/*
+ * Decides the event's version.  False: the row is to be passed over, since
+ * ON CONFLICT DO NOTHING was said and the version is taken.
+ */
+static bool
+number_event(NewEvent *event, int64 last_version, int64 *version)
+{
+	*version = last_version + 1;
+	if (IS_NULL(event, EVENT_VERSION))
+		return true;
+	*version = DatumGetInt64(VALUE(event, EVENT_VERSION));
+	if (*version < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("version of an event must be 1 or more"),
+				 errdetail("The version given is " INT64_FORMAT ".", *version)));
+	if (event->restoring || *version == last_version + 1)
+		return true;
+	if (*version <= last_version && InsertIgnoresConflicts(event->rel))
+		return false;
+	ReportVersionConflict(event->rel, DatumGetTextPP(VALUE(event, EVENT_STREAM_ID)),
+						  *version - 1, last_version);
+}
+
+/* The losing side of a race, and whoever was wrong about a stream. */
+void
+ReportVersionConflict(Relation rel, text *stream_id, int64 expected, int64 actual)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("stream \"%s\" of event table \"%s\" is not at the expected version",
+					text_to_cstring(stream_id), RelationGetRelationName(rel)),
+			 errdetail("Stream \"%s\": expected version " INT64_FORMAT ", actual version " INT64_FORMAT ".",
+					   text_to_cstring(stream_id), expected, actual),
+			 errhint("Read the stream again, decide anew, and append with its present version."),
+			 errtable(rel)));
+}
+
+/*
+ * Fills what the database says of an event.  The transaction takes its xid
+ * before the event takes its id: the sequencer relies on an id's transaction
+ * being known to all when a higher id can be seen.
+ */
+static void
+complete_event(NewEvent *event)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	(void) GetCurrentTransactionId();
+	if (IS_NULL(event, EVENT_ID))
+		SET(event, EVENT_ID,
+			Int64GetDatum(nextval_internal(GetDaybookOids()->event_id_seq, false)));
+	if (IS_NULL(event, EVENT_RECORDED_AT))
+		SET(event, EVENT_RECORDED_AT, TimestampTzGetDatum(now));
+	if (IS_NULL(event, EVENT_RECORDED_BY))
+		SET(event, EVENT_RECORDED_BY, PointerGetDatum(session_user_name()));
+	if (IS_NULL(event, EVENT_SCHEMA_VERSION))
+		SET(event, EVENT_SCHEMA_VERSION, Int32GetDatum(1));
+	if (IS_NULL(event, EVENT_EVENT_ID))
+	{
+		pg_uuid_t  *event_id = palloc(sizeof(pg_uuid_t));
+
+		MakeEventId(event_id->data, now);
+		SET(event, EVENT_EVENT_ID, UUIDPGetDatum(event_id));
+	}
+	if (!event->restoring &&
+		MergeSessionMetadata(&VALUE(event, EVENT_METADATA), IS_NULL(event, EVENT_METADATA)))
+		IS_NULL(event, EVENT_METADATA) = false;
+}
+
+/* session_user, looked up once as long as it stays the same. */
+static text *
+session_user_name(void)
+{
+	static text *name = NULL;
+
+	if (recorded_user != GetSessionUserId())
+	{
+		text	   *fresh = cstring_to_text(GetUserNameFromId(GetSessionUserId(), false));
+
+		if (name)
+			pfree(name);
+		name = MemoryContextAlloc(TopMemoryContext, VARSIZE(fresh));
+		memcpy(name, fresh, VARSIZE(fresh));
+		recorded_user = GetSessionUserId();
+	}
+	return name;
+}
+
+/* A role may have been renamed. */
+static void
+forget_user_name(Datum arg, int cacheid, uint32 hashvalue)
+{
+	recorded_user = InvalidOid;
+}
+
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			EventTicketsForget();
+			StreamTailsEnd();
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		EventTicketsVoid();
+		StreamTailsForget();
+	}
+}

@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_table.h
+ *	  Event tables: storage that is never changed, the guards around it, and
+ *	  the numbering of events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_EVENT_TABLE_H
+#define DAYBOOK_EVENT_TABLE_H
+
+#include "executor/tuptable.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+/* Columns of daybook.event, in order. */
+#define EVENT_ID				1
+#define EVENT_VERSION			2
+#define EVENT_RECORDED_AT		3
+#define EVENT_SCHEMA_VERSION	4
+#define EVENT_EVENT_ID			5
+#define EVENT_RECORDED_BY		6
+#define EVENT_STREAM_ID			7
+#define EVENT_TYPE				8
+#define EVENT_DATA				9
+#define EVENT_METADATA			10
+#define EVENT_TAGS				11
+#define EVENT_NATTS				11
+
+#define EVENT_TRIGGER_NAME		"daybook_append"
+
+/* event_table_cache.c */
+typedef struct EventTable
+{
+	Oid			relid;			/* hash key */
+	bool		is_event_table; /* typed table OF daybook.event USING daybook */
+	bool		has_trigger;
+	Oid			id_index;		/* unique (id) */
+	Oid			stream_index;	/* unique (stream_id, version) */
+	Oid			event_id_index; /* unique (event_id, stream_id), partial */
+} EventTable;
+
+extern const EventTable *LookUpEventTable(Relation rel);
+extern const EventTable *RequireEventTable(Relation rel);
+
+/* guard.c */
+extern void GuardInit(void);
+extern bool TableIsProtected(Oid relid);
+extern void GuardAllowDrop(Oid relid);
+extern bool EventTableIsEmpty(Oid relid);
+
+/* stream_tail.c */
+extern int64 StreamTailLock(Relation rel, const EventTable *table,
+							text *stream_id, bool *locked);
+extern void StreamTailConfirm(Oid relid, text *stream_id, int64 version);
+extern void StreamTailsForget(void);
+extern void StreamTailsEnd(void);
+
+/* event_ticket.c */
+extern void EventTicketsSettle(void);
+extern void EventTicketLockStream(uint64 stream_hash);
+extern void EventTicketIssue(Relation rel, text *stream_id, int64 id, int64 version,
+							 TimestampTz recorded_at, text *recorded_by, bool locked);
+extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot);
+extern void EventTicketsVoid(void);
+extern void EventTicketsForget(void);
+
+/* event_id.c */
+extern bool EventIdIsGiven(const unsigned char *uuid);
+extern void MakeEventId(unsigned char *uuid, TimestampTz now);
+
+/* event_insert.c */
+extern void AppendCallbacksInit(void);
+extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
+								  int64 actual) pg_attribute_noreturn();
+
+/* session_metadata.c */
+extern bool CheckSessionMetadata(char **newval, void **extra, GucSource source);
+extern void AssignSessionMetadata(const char *newval, void *extra);
+extern bool MergeSessionMetadata(Datum *metadata, bool is_null);
+
+#endif							/* DAYBOOK_EVENT_TABLE_H */

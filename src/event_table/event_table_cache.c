@@ -1,0 +1,162 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_table_cache.c
+ *	  What an append needs to know of an event table, kept per backend.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/index.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+static HTAB *cache = NULL;
+
+static void make_cache(void);
+static void forget_table(Datum arg, Oid relid);
+static void fill_entry(EventTable *entry, Relation rel);
+static bool has_event_trigger(Relation rel);
+static void note_index(EventTable *entry, Oid index_oid);
+
+/*
+ * Looks up what is known of a table; is_event_table is false where it is not
+ * one.  The entry stays valid until the next catalog access.
+ */
+const EventTable *
+LookUpEventTable(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	EventTable *entry;
+	EventTable	fresh = {0};
+
+	if (cache == NULL)
+		make_cache();
+	entry = hash_search(cache, &relid, HASH_FIND, NULL);
+	if (entry)
+		return entry;
+
+	/* Filling reads catalogs, which may drop entries: enter it afterwards. */
+	fresh.relid = relid;
+	fill_entry(&fresh, rel);
+	entry = hash_search(cache, &relid, HASH_ENTER, NULL);
+	*entry = fresh;
+	return entry;
+}
+
+/* The same, with an error for a relation that is not an event table. */
+const EventTable *
+RequireEventTable(Relation rel)
+{
+	const EventTable *table = LookUpEventTable(rel);
+
+	if (!table->is_event_table)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not an event table", RelationGetRelationName(rel)),
+				 errhint("Create one with daybook.create_event_table().")));
+	if (!OidIsValid(table->stream_index) || !OidIsValid(table->id_index))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event table \"%s\" lacks one of its keys",
+						RelationGetRelationName(rel)),
+				 errhint("It needs PRIMARY KEY (id) and UNIQUE (stream_id, version).")));
+	return table;
+}
+
+static void
+make_cache(void)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(EventTable);
+	ctl.hcxt = CacheMemoryContext;
+	cache = hash_create("daybook event tables", 16, &ctl,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+}
+
+static void
+forget_table(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	EventTable *entry;
+
+	if (OidIsValid(relid))
+	{
+		hash_search(cache, &relid, HASH_REMOVE, NULL);
+		return;
+	}
+	hash_seq_init(&status, cache);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		hash_search(cache, &entry->relid, HASH_REMOVE, NULL);
+}
+
+static void
+fill_entry(EventTable *entry, Relation rel)
+{
+	const DaybookOids *oids = GetDaybookOids();
+	List	   *indexes;
+	ListCell   *lc;
+
+	entry->is_event_table = rel->rd_rel->relkind == RELKIND_RELATION &&
+		OidIsValid(oids->event_type) &&
+		rel->rd_rel->reloftype == oids->event_type &&
+		rel->rd_rel->relam == oids->access_method;
+	if (!entry->is_event_table)
+		return;
+	entry->has_trigger = has_event_trigger(rel);
+	indexes = RelationGetIndexList(rel);
+	foreach(lc, indexes)
+		note_index(entry, lfirst_oid(lc));
+	list_free(indexes);
+}
+
+static bool
+has_event_trigger(Relation rel)
+{
+	Oid			function = GetDaybookOids()->event_trigger_function;
+
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+		if (rel->trigdesc->triggers[i].tgfoid == function)
+			return true;
+	return false;
+}
+
+static void
+note_index(EventTable *entry, Oid index_oid)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index_oid));
+	Form_pg_index index;
+	bool		partial;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	partial = !heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+	if (index->indisunique && index->indisvalid && index->indimmediate)
+	{
+		int16	   *keys = index->indkey.values;
+
+		if (index->indnkeyatts == 1 && keys[0] == EVENT_ID && !partial)
+			entry->id_index = index_oid;
+		else if (index->indnkeyatts == 2 && !partial &&
+				 keys[0] == EVENT_STREAM_ID && keys[1] == EVENT_VERSION)
+			entry->stream_index = index_oid;
+		else if (index->indnkeyatts == 2 && partial &&
+				 keys[0] == EVENT_EVENT_ID && keys[1] == EVENT_STREAM_ID)
+			entry->event_id_index = index_oid;
+	}
+	ReleaseSysCache(tuple);
+}

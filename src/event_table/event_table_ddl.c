@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_table_ddl.c
+ *	  Creates and drops event tables.
+ *
+ * An event table is ordinary DDL, owned by who creates it and dumped as it
+ * is.  Only its entry in the registry and in the publication are the
+ * extension's, and are made as the extension's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "compat.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "event_table/registry.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/varlena.h"
+
+PG_FUNCTION_INFO_V1(daybook_create_event_table);
+PG_FUNCTION_INFO_V1(daybook_drop_event_table);
+
+static void run(const char *command);
+static void require_empty(Oid relid);
+
+/* daybook.create_event_table(name text) RETURNS regclass */
+Datum
+daybook_create_event_table(PG_FUNCTION_ARGS)
+{
+	List	   *names = textToQualifiedNameList(PG_GETARG_TEXT_PP(0));
+	RangeVar   *range = makeRangeVarFromNameList(names);
+	char	   *schema;
+	char	   *qualified;
+	char	   *name = range->relname;
+	Oid			relid;
+
+	if (range->catalogname && strcmp(range->catalogname, get_database_name(MyDatabaseId)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create an event table in another database"),
+				 errdetail("The database named is \"%s\".", range->catalogname)));
+	range->relpersistence = RELPERSISTENCE_PERMANENT;
+	schema = get_namespace_name(RangeVarGetCreationNamespace(range));
+	qualified = quote_qualified_identifier(schema, name);
+
+	SPI_connect();
+	run(psprintf("CREATE TABLE %s OF daybook.event ("
+				 "id WITH OPTIONS NOT NULL PRIMARY KEY, "
+				 "version WITH OPTIONS NOT NULL, "
+				 "recorded_at WITH OPTIONS NOT NULL, "
+				 "schema_version WITH OPTIONS NOT NULL DEFAULT 1, "
+				 "event_id WITH OPTIONS NOT NULL, "
+				 "recorded_by WITH OPTIONS NOT NULL, "
+				 "stream_id WITH OPTIONS NOT NULL, "
+				 "type WITH OPTIONS NOT NULL, "
+				 "data WITH OPTIONS NOT NULL DEFAULT '{}', "
+				 "UNIQUE (stream_id, version)) USING daybook", qualified));
+	run(psprintf("CREATE UNIQUE INDEX ON %s (event_id, stream_id) "
+				 "WHERE daybook.event_id_given(event_id)", qualified));
+	run(psprintf("CREATE TRIGGER " EVENT_TRIGGER_NAME " BEFORE INSERT ON %s "
+				 "FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert()", qualified));
+	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " EVENT_TRIGGER_NAME, qualified));
+	SPI_finish();
+
+	relid = get_relname_relid(name, get_namespace_oid(schema, false));
+	RegisterEventTable(relid, qualified);
+	PG_RETURN_OID(relid);
+}
+
+static void
+run(const char *command)
+{
+	int			result = SPI_execute(command, false, 0);
+
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
+}
+
+/* daybook.drop_event_table(event_table regclass, force boolean DEFAULT false) */
+Datum
+daybook_drop_event_table(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	bool		force = PG_GETARG_BOOL(1);
+	Relation	rel = table_open(relid, AccessExclusiveLock);
+	ObjectAddress object;
+
+	if (!LookUpEventTable(rel)->is_event_table)
+		RequireEventTable(rel);
+	if (!relation_ownercheck_compat(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
+	table_close(rel, NoLock);
+	if (!force)
+		require_empty(relid);
+
+	UnregisterEventTable(relid);
+	ObjectAddressSet(object, RelationRelationId, relid);
+	PG_TRY();
+	{
+		GuardAllowDrop(relid);
+		performDeletion(&object, DROP_RESTRICT, 0);
+	}
+	PG_FINALLY();
+	{
+		GuardAllowDrop(InvalidOid);
+	}
+	PG_END_TRY();
+	PG_RETURN_VOID();
+}
+
+/* Counts what is committed now, whatever the transaction's snapshot sees. */
+static void
+require_empty(Oid relid)
+{
+	if (EventTableIsEmpty(relid))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("event table \"%s\" is not empty", get_rel_name(relid)),
+			 errdetail("Its events would be lost."),
+			 errhint("Say daybook.drop_event_table('%s', force => true) to drop it with its events.",
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+												get_rel_name(relid)))));
+}

@@ -1,0 +1,248 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_ticket.c
+ *	  From the version trigger to the heap: only the row that the trigger
+ *	  made is stored.
+ *
+ * The trigger issues a ticket for each row, and the access method redeems it
+ * when the row arrives.  A row without a ticket, or one that a later trigger
+ * has altered, is refused.  A row that is never stored (ON CONFLICT DO
+ * NOTHING, a later trigger that returns NULL) leaves its ticket unredeemed,
+ * so the last version of its stream is not believed to have moved.
+ *
+ * A ticket also holds its stream's lock, which can go as soon as the row and
+ * its index entries are in: who comes next sees the uncommitted row and waits
+ * for its transaction.  That is why a transaction can append to any number of
+ * streams without filling the lock table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "event_table/event_table.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+/* Tells our locks from pg_advisory_lock()'s, which have 1 and 2 here. */
+#define STREAM_LOCK_CLASS	219
+
+/*
+ * Rows can be on their way at several levels, as when a trigger appends to
+ * another table; older tickets than this were of rows that came to nothing.
+ */
+#define MAX_TICKETS			32
+
+typedef struct EventTicket
+{
+	Oid			relid;
+	int64		id;
+	int64		version;
+	bool		redeemed;
+	bool		locked;
+	LOCKTAG		lock;
+	TimestampTz recorded_at;
+	StringInfoData stream_id;	/* buffers stay with their places and are reused */
+	StringInfoData recorded_by;
+} EventTicket;
+
+static EventTicket tickets[MAX_TICKETS];
+static int	ticket_count = 0;
+
+static EventTicket *add_ticket(void);
+static void drop_ticket(int i);
+static void release_lock(EventTicket *ticket);
+static void store_text(StringInfo buffer, text *value);
+static bool same_text(TupleTableSlot *slot, int attnum, StringInfo expected);
+static bool matches(EventTicket *ticket, TupleTableSlot *slot);
+
+/* Lets go of the streams whose rows are in. */
+void
+EventTicketsSettle(void)
+{
+	for (int i = ticket_count - 1; i >= 0; i--)
+		if (tickets[i].redeemed)
+			drop_ticket(i);
+}
+
+static EventTicket *
+add_ticket(void)
+{
+	EventTicket *ticket;
+
+	if (ticket_count == MAX_TICKETS)
+		drop_ticket(0);
+	ticket = &tickets[ticket_count++];
+	ticket->relid = InvalidOid;
+	ticket->redeemed = true;
+	ticket->locked = false;
+	return ticket;
+}
+
+/* Takes a ticket out; its place, with the buffers, goes to the end. */
+static void
+drop_ticket(int i)
+{
+	EventTicket dropped;
+
+	release_lock(&tickets[i]);
+	dropped = tickets[i];
+	memmove(&tickets[i], &tickets[i + 1],
+			(ticket_count - i - 1) * sizeof(EventTicket));
+	tickets[--ticket_count] = dropped;
+}
+
+static void
+release_lock(EventTicket *ticket)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+
+	if (!ticket->locked)
+		return;
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	LockRelease(&ticket->lock, ExclusiveLock, false);
+	CurrentResourceOwner = saved;
+	ticket->locked = false;
+}
+
+/*
+ * Locks a stream for the ticket that will be issued next.  The lock belongs
+ * to the transaction as a whole, so that it can be released from any of its
+ * subtransactions.
+ */
+void
+EventTicketLockStream(uint64 stream_hash)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+	EventTicket *ticket = add_ticket();
+
+	SET_LOCKTAG_ADVISORY(ticket->lock, MyDatabaseId, (uint32) (stream_hash >> 32),
+						 (uint32) stream_hash, STREAM_LOCK_CLASS);
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	PG_TRY();
+	{
+		(void) LockAcquire(&ticket->lock, ExclusiveLock, false, false);
+	}
+	PG_FINALLY();
+	{
+		CurrentResourceOwner = saved;
+	}
+	PG_END_TRY();
+
+	/* Counts as redeemed until issued: after a failure the next append settles it. */
+	ticket->locked = true;
+}
+
+/*
+ * Issues the ticket of a row that the trigger has made; if its stream was
+ * locked for it, the ticket is already there.
+ */
+void
+EventTicketIssue(Relation rel, text *stream_id, int64 id, int64 version,
+				 TimestampTz recorded_at, text *recorded_by, bool locked)
+{
+	EventTicket *ticket = locked ? &tickets[ticket_count - 1] : add_ticket();
+
+	ticket->relid = RelationGetRelid(rel);
+	ticket->id = id;
+	ticket->version = version;
+	ticket->recorded_at = recorded_at;
+	store_text(&ticket->stream_id, stream_id);
+	store_text(&ticket->recorded_by, recorded_by);
+	ticket->redeemed = false;
+}
+
+static void
+store_text(StringInfo buffer, text *value)
+{
+	if (buffer->data == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		initStringInfo(buffer);
+		MemoryContextSwitchTo(old);
+	}
+	resetStringInfo(buffer);
+	appendBinaryStringInfo(buffer, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
+/* Called by the access method for each row of a typed table. */
+void
+EventTicketRedeem(Relation rel, TupleTableSlot *slot)
+{
+	const EventTable *table;
+
+	for (int i = ticket_count - 1; i >= 0; i--)
+	{
+		EventTicket *ticket = &tickets[i];
+
+		if (!ticket->redeemed && ticket->relid == RelationGetRelid(rel) &&
+			matches(ticket, slot))
+		{
+			bool		is_null;
+			Datum		stream_id = slot_getattr(slot, EVENT_STREAM_ID, &is_null);
+
+			ticket->redeemed = true;
+			StreamTailConfirm(ticket->relid, DatumGetTextPP(stream_id), ticket->version);
+			return;
+		}
+	}
+
+	table = LookUpEventTable(rel);
+	if (table->is_event_table && table->has_trigger)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("row for event table \"%s\" is not as its version trigger made it",
+						RelationGetRelationName(rel)),
+				 errdetail("Another trigger has changed its id, stream, version or origin."),
+				 errhint("A trigger on an event table may add to a new event's data, or refuse it.")));
+}
+
+static bool
+matches(EventTicket *ticket, TupleTableSlot *slot)
+{
+	bool		null_id;
+	bool		null_version;
+	bool		null_time;
+
+	return DatumGetInt64(slot_getattr(slot, EVENT_ID, &null_id)) == ticket->id &&
+		!null_id &&
+		DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &null_version)) == ticket->version &&
+		!null_version &&
+		DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &null_time)) == ticket->recorded_at &&
+		!null_time &&
+		same_text(slot, EVENT_STREAM_ID, &ticket->stream_id) &&
+		same_text(slot, EVENT_RECORDED_BY, &ticket->recorded_by);
+}
+
+static bool
+same_text(TupleTableSlot *slot, int attnum, StringInfo expected)
+{
+	bool		is_null;
+	Datum		value = slot_getattr(slot, attnum, &is_null);
+	text	   *found;
+
+	if (is_null)
+		return false;
+	found = DatumGetTextPP(value);
+	return VARSIZE_ANY_EXHDR(found) == expected->len &&
+		memcmp(VARDATA_ANY(found), expected->data, expected->len) == 0;
+}
+
+/* After a subtransaction's rollback nothing is known of what was on its way. */
+void
+EventTicketsVoid(void)
+{
+	for (int i = 0; i < ticket_count; i++)
+		tickets[i].redeemed = true;
+}
+
+/* At the end of a transaction its locks go by themselves. */
+void
+EventTicketsForget(void)
+{
+	ticket_count = 0;
+}

@@ -1,0 +1,240 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_tail.c
+ *	  Finds a stream's last version and keeps others from appending to it.
+ *
+ * Who appends to a stream locks it, looks up the last row with a dirty
+ * snapshot and, if that row's transaction is still in progress, waits for it
+ * to end.  The lock is needed only until the new row and its index entries
+ * are in: from then on others see the row and wait for the transaction.  One
+ * waiter stands at the row, holding the lock; the others queue for the lock
+ * in the order in which they came.
+ *
+ * A transaction whose own row is the last of the stream needs no lock for the
+ * next: nobody else can get past that row.  It must not ask for the lock
+ * either, since who waits for it may be holding it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "event_table/event_table.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* Streams remembered per transaction; past that, memory is started afresh. */
+#define MAX_CACHED_STREAMS	65536
+
+typedef struct StreamKey
+{
+	uint64		hash;
+	Oid			relid;
+	text	   *stream_id;
+} StreamKey;
+
+static inline bool
+keys_equal(StreamKey a, StreamKey b)
+{
+	return a.hash == b.hash && a.relid == b.relid &&
+		VARSIZE_ANY_EXHDR(a.stream_id) == VARSIZE_ANY_EXHDR(b.stream_id) &&
+		memcmp(VARDATA_ANY(a.stream_id), VARDATA_ANY(b.stream_id),
+			   VARSIZE_ANY_EXHDR(a.stream_id)) == 0;
+}
+
+/* Last version of a stream whose tail this transaction has written. */
+typedef struct StreamEntry
+{
+	StreamKey	key;
+	int64		version;
+	char		status;
+} StreamEntry;
+
+#define SH_PREFIX streamhash
+#define SH_ELEMENT_TYPE StreamEntry
+#define SH_KEY_TYPE StreamKey
+#define SH_KEY key
+#define SH_HASH_KEY(tb, key) ((uint32) (key).hash)
+#define SH_EQUAL(tb, a, b) keys_equal(a, b)
+#define SH_SCOPE static inline
+#define SH_DEFINE
+#define SH_DECLARE
+#include "lib/simplehash.h"
+
+static MemoryContext stream_context = NULL;
+static streamhash_hash *streams = NULL;
+
+/* Has this transaction, or one of its live subtransactions, stored an event? */
+static bool has_appended = false;
+
+static StreamKey make_key(Oid relid, text *stream_id);
+static int64 probe(Relation rel, Relation index, text *stream_id,
+				   bool *is_ours, Snapshot snapshot, ItemPointer tid);
+static bool wait_for_writer(Relation rel, SnapshotData *dirty, ItemPointer tid);
+
+/*
+ * Returns the stream's last version, 0 if there is none, and sees to it that
+ * nobody else can append to it before the caller's row is in.  *locked tells
+ * whether that took the stream's lock.
+ */
+int64
+StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *locked)
+{
+	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
+	StreamEntry *entry;
+	Relation	index;
+	SnapshotData dirty;
+	ItemPointerData tid;
+	int64		version;
+	bool		is_ours;
+
+	EventTicketsSettle();
+	*locked = false;
+	entry = streams ? streamhash_lookup(streams, key) : NULL;
+	if (entry)
+		return entry->version;
+
+	index = index_open(table->stream_index, RowExclusiveLock);
+	InitDirtySnapshot(dirty);
+	if (has_appended)
+	{
+		version = probe(rel, index, stream_id, &is_ours, &dirty, &tid);
+		if (is_ours)
+		{
+			index_close(index, NoLock);
+			return version;
+		}
+	}
+
+	EventTicketLockStream(key.hash);
+	*locked = true;
+	do
+	{
+		version = probe(rel, index, stream_id, &is_ours, &dirty, &tid);
+	} while (wait_for_writer(rel, &dirty, &tid));
+	index_close(index, NoLock);
+	return version;
+}
+
+/* Waits for the transaction whose row the probe met; false if there is none. */
+static bool
+wait_for_writer(Relation rel, SnapshotData *dirty, ItemPointer tid)
+{
+	if (!TransactionIdIsValid(dirty->xmin))
+		return false;
+	if (dirty->speculativeToken)
+		SpeculativeInsertionWait(dirty->xmin, dirty->speculativeToken);
+	else
+		XactLockTableWait(dirty->xmin, rel, tid, XLTW_InsertIndex);
+	return true;
+}
+
+/*
+ * The last version that is committed, ours, or in progress; in the last case
+ * the dirty snapshot says whose it is.
+ */
+static int64
+probe(Relation rel, Relation index, text *stream_id, bool *is_ours,
+	  Snapshot snapshot, ItemPointer tid)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan;
+	ScanKeyData key;
+	int64		version = 0;
+
+	*is_ours = false;
+	snapshot->xmin = InvalidTransactionId;
+	snapshot->xmax = InvalidTransactionId;
+	snapshot->speculativeToken = 0;
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
+						   index->rd_indcollation[0], F_TEXTEQ,
+						   PointerGetDatum(stream_id));
+	scan = index_beginscan_compat(rel, index, snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
+		bool		is_null;
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+		version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
+		*is_ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+		ItemPointerCopy(&slot->tts_tid, tid);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return version;
+}
+
+/* The row with this version has been stored: it is the stream's last. */
+void
+StreamTailConfirm(Oid relid, text *stream_id, int64 version)
+{
+	StreamKey	key = make_key(relid, stream_id);
+	StreamEntry *entry;
+	bool		found;
+
+	has_appended = true;
+	if (streams && streams->members >= MAX_CACHED_STREAMS)
+	{
+		MemoryContextDelete(stream_context);
+		streams = NULL;
+	}
+	if (streams == NULL)
+	{
+		stream_context = AllocSetContextCreate(TopTransactionContext,
+											   "daybook streams appended to",
+											   ALLOCSET_DEFAULT_SIZES);
+		streams = streamhash_create(stream_context, 64, NULL);
+	}
+	entry = streamhash_insert(streams, key, &found);
+	if (!found)
+	{
+		Size		size = VARSIZE_ANY(stream_id);
+
+		entry->key.stream_id = MemoryContextAlloc(stream_context, size);
+		memcpy(entry->key.stream_id, stream_id, size);
+	}
+	entry->version = version;
+}
+
+static StreamKey
+make_key(Oid relid, text *stream_id)
+{
+	StreamKey	key;
+
+	key.hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(stream_id),
+								   VARSIZE_ANY_EXHDR(stream_id), relid);
+	key.relid = relid;
+	key.stream_id = stream_id;
+	return key;
+}
+
+/*
+ * Forgets the tails, after the rollback of a subtransaction that may have
+ * written some of them; has_appended is left to the end of the transaction.
+ */
+void
+StreamTailsForget(void)
+{
+	if (streams == NULL)
+		return;
+	MemoryContextDelete(stream_context);
+	streams = NULL;
+}
+
+/* At the end of the transaction, whose memory goes with it. */
+void
+StreamTailsEnd(void)
+{
+	streams = NULL;
+	has_appended = false;
+}

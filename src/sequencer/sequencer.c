@@ -1,0 +1,657 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequencer.c
+ *	  Brings committed events into one order and writes it down in the log.
+ *
+ * README.md in this folder draws the states.  In short: at the start, and as
+ * long as there is no slot, a round scans for events that the log lacks.
+ * When a slot has been made, scanning and decoding go on side by side until
+ * no transaction is left that the slot may have come too late for; from then
+ * on decoding alone finds new events.
+ *
+ * Whatever goes wrong ends the worker.  It starts again from two numbers in
+ * daybook.sequencer_state, and finds out what the log has and what it lacks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "event_table/registry.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "sequencer/log_scan.h"
+#include "sequencer/sequencer.h"
+#include "sequencer/sequencer_internal.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "worker/worker_state.h"
+
+/* Tries for a slot: how long each waits for a transaction, and pauses between, in milliseconds. */
+#define FIRST_SLOT_TIMEOUT		100
+#define LAST_SLOT_TIMEOUT		2000
+#define FIRST_SLOT_PAUSE		250
+#define LAST_SLOT_PAUSE			60000
+
+/* Marks are moved forward after so many events, or when nothing else is to do. */
+#define EVENTS_PER_MARK			20000
+
+/* The slot lets go of WAL after so much of it. */
+#define WAL_PER_CONFIRM			(16 * 1024 * 1024)
+
+/*
+ * Above this rate a round is followed by a short rest, so that the next one
+ * has more to do: a round costs a transaction and a flush.
+ */
+#define BUSY_EVENTS_PER_SECOND	4000
+#define BUSY_REST				2	/* milliseconds */
+
+/* Seconds over which the rate is smoothed. */
+#define RATE_WINDOW				0.05
+
+/* With work pending that nobody will wake us for, look again after this time. */
+#define PENDING_NAPTIME			1000
+#define IDLE_NAPTIME			10000
+
+typedef struct Sequencer
+{
+	bool		started;		/* marks read, scan set up */
+	bool		following;		/* there is a slot */
+	bool		catching_up;	/* and still the need to scan */
+	int64		head;
+	int64		max_id;			/* highest id in the log */
+
+	/* stored marks, see ScanStart() */
+	int64		low_water;
+	int64		log_position;
+	int64		events_since_mark;
+
+	/* the next marks, and what has to come to pass before they hold */
+	int64		next_low_water; /* 0: none */
+	int64		next_log_position;
+	FullTransactionId next_horizon;
+	XLogRecPtr	next_lsn;		/* set once the horizon has been passed */
+
+	/* tries for a slot */
+	TimestampTz next_try;
+	int			try_timeout;
+	int			try_pause;
+	TransactionId *too_early;	/* in progress when the slot was made */
+	int			ntoo_early;
+
+	XLogRecPtr	confirmed;
+	XLogRecPtr	held_back;		/* commit of the first decoded and not visible */
+	TimestampTz round_started;
+	TimestampTz last_round;
+	double		rate;			/* events per second, smoothed */
+} Sequencer;
+
+/* The event tables, as far as they can be sequenced. */
+typedef struct TableList
+{
+	bool		valid;
+	MemoryContext context;
+	List	   *tables;			/* SequencedTable */
+	bool		complete;		/* none of the registered is still being restored */
+} TableList;
+
+static Sequencer seq;
+static TableList table_list;
+static DatabaseState *db;
+
+/* What lives as long as the marks that a scan began from. */
+static MemoryContext scan_context;
+
+static bool begin_round(void);
+static Oid	lock_extension(void);
+static void refresh_tables(void);
+static void read_tables(void);
+static void forget_tables(Datum arg, Oid relid);
+static bool is_ready(RegisteredTable *registered, SequencedTable *table);
+static bool in_publication(Oid relid);
+static void add_to_publication(Oid relid);
+static bool read_marks(void);
+static void flush_as_asked(void);
+static void try_to_follow(void);
+static bool scan_round(Snapshot snapshot, int *events);
+static int	publish_decoded(Snapshot snapshot, bool may_publish);
+static void publish_event(Oid relid, int64 id, void *arg);
+static void merge_if_due(bool idle);
+static void advance_marks(bool idle);
+static void store_marks(int64 low_water, int64 log_position);
+static void report(int events, XLogRecPtr sequenced);
+static void set_hint(const char *hint);
+static void confirm_decoded(void);
+static long pause_after(int events);
+
+void
+SequencerStart(void)
+{
+	db = MyDatabaseState();
+	memset(&seq, 0, sizeof(seq));
+	seq.try_timeout = FIRST_SLOT_TIMEOUT;
+	seq.try_pause = FIRST_SLOT_PAUSE;
+	table_list.context = AllocSetContextCreate(TopMemoryContext, "daybook event tables",
+											   ALLOCSET_SMALL_SIZES);
+	scan_context = AllocSetContextCreate(TopMemoryContext, "daybook scan",
+										 ALLOCSET_DEFAULT_SIZES);
+	GapsInit(scan_context);
+	CacheRegisterRelcacheCallback(forget_tables, (Datum) 0);
+
+	/* what a reader has seen in the log must outlive a crash */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", "daybook sequencer", PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+bool
+SequencerRound(long *wait)
+{
+	XLogRecPtr	sequenced;
+	bool		more = false;
+	int			events = 0;
+
+	seq.round_started = GetCurrentTimestamp();
+	flush_as_asked();
+	try_to_follow();
+
+	/* a scan finds all commits that are visible by now */
+	sequenced = GetXLogInsertRecPtr();
+	if (seq.following)
+		more = DecodeSome();
+
+	if (!begin_round())
+		return false;
+	if (seq.started)
+	{
+		Snapshot	snapshot = GetActiveSnapshot();
+		bool		scanned = true;
+
+		LogWriteBegin(seq.head);
+		if (!seq.following || seq.catching_up || GapsExist())
+			scanned = scan_round(snapshot, &events);
+		if (seq.following)
+			events += publish_decoded(snapshot, scanned);
+		seq.head = LogWriteEnd();
+		seq.events_since_mark += events;
+		more |= !scanned;
+		merge_if_due(events == 0 && !more);
+		advance_marks(events == 0);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+
+	if (seq.following && !seq.catching_up)
+		sequenced = XLogRecPtrIsInvalid(seq.held_back) ? DecodedUpTo() : seq.held_back - 1;
+	report(events, more ? InvalidXLogRecPtr : sequenced);
+	if (seq.following)
+		confirm_decoded();
+	*wait = more ? 0 : pause_after(events);
+	return true;
+}
+
+/*
+ * Opens the round's transaction and snapshot; false if the extension is gone.
+ */
+static bool
+begin_round(void)
+{
+	StartTransactionCommand();
+	if (!OidIsValid(lock_extension()))
+	{
+		CommitTransactionCommand();
+		return false;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!table_list.valid)
+		refresh_tables();
+	else if (!seq.started)
+		seq.started = read_marks();
+	return true;
+}
+
+/* DROP EXTENSION waits for this lock until the round is over. */
+static Oid
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
+
+	if (!OidIsValid(extension))
+		return InvalidOid;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension ? extension : InvalidOid;
+}
+
+/*
+ * Reads the registry again.  When a table that stood in the way has been
+ * restored, or was missing from the publication, events may have come that
+ * were neither scanned nor decoded: the next round begins from the marks.
+ */
+static void
+refresh_tables(void)
+{
+	bool		was_complete = table_list.complete;
+	ListCell   *lc;
+	bool		added = false;
+
+	read_tables();
+	foreach(lc, table_list.tables)
+	{
+		SequencedTable *table = lfirst(lc);
+
+		if (!in_publication(table->relid))
+		{
+			add_to_publication(table->relid);
+			added = true;
+		}
+	}
+	if (added || (seq.started && table_list.complete && !was_complete))
+	{
+		seq.started = false;
+		table_list.valid = true;
+	}
+	else if (!seq.started)
+		seq.started = read_marks();
+}
+
+static void
+read_tables(void)
+{
+	List	   *registered;
+	ListCell   *lc;
+
+	/* set first: reading catalogs may invalidate it again */
+	table_list.valid = true;
+	table_list.complete = true;
+	MemoryContextReset(table_list.context);
+	table_list.tables = NIL;
+	registered = RegisteredEventTables();
+	foreach(lc, registered)
+	{
+		SequencedTable table;
+		SequencedTable *copy;
+		MemoryContext old;
+
+		if (!is_ready(lfirst(lc), &table))
+		{
+			table_list.complete = false;
+			continue;
+		}
+		old = MemoryContextSwitchTo(table_list.context);
+		copy = palloc(sizeof(SequencedTable));
+		*copy = table;
+		table_list.tables = lappend(table_list.tables, copy);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+static void
+forget_tables(Datum arg, Oid relid)
+{
+	table_list.valid = false;
+}
+
+/*
+ * A dump restores a table's keys and triggers after its rows, so a table that
+ * has them is there as a whole.
+ */
+static bool
+is_ready(RegisteredTable *registered, SequencedTable *table)
+{
+	Relation	rel = try_relation_open(registered->relid, AccessShareLock);
+	const EventTable *known;
+
+	if (rel == NULL)
+		return true;			/* dropped since */
+	known = LookUpEventTable(rel);
+	table->table_no = registered->table_no;
+	table->relid = registered->relid;
+	table->id_index = known->id_index;
+	relation_close(rel, AccessShareLock);
+	return known->is_event_table && known->has_trigger && OidIsValid(known->id_index);
+}
+
+static bool
+in_publication(Oid relid)
+{
+	return SearchSysCacheExists2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+								 ObjectIdGetDatum(get_publication_oid(DAYBOOK_PUBLICATION, false)));
+}
+
+/* As when a dump was restored without its publications. */
+static void
+add_to_publication(Oid relid)
+{
+	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+												  get_rel_name(relid));
+
+	SPI_connect();
+	SPI_execute(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)", name),
+				false, 0);
+	SPI_finish();
+}
+
+/*
+ * Reads the marks and what the log has above them.  False while there are no
+ * marks: no event table has been made, or a dump's log is still being loaded.
+ */
+static bool
+read_marks(void)
+{
+	bool		found;
+	bool		is_null;
+
+	SPI_connect();
+	SPI_execute("SELECT low_water, log_position FROM daybook.sequencer_state", true, 1);
+	found = SPI_processed == 1;
+	if (found)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		seq.low_water = DatumGetInt64(SPI_getbinval(row, desc, 1, &is_null));
+		seq.log_position = DatumGetInt64(SPI_getbinval(row, desc, 2, &is_null));
+	}
+	SPI_finish();
+	if (!found)
+		return false;
+
+	MemoryContextReset(scan_context);
+	GapsInit(scan_context);
+	seq.head = LogHead(GetActiveSnapshot());
+	seq.max_id = ScanStart(seq.low_water, seq.log_position, scan_context);
+	seq.next_low_water = 0;
+	seq.catching_up = true;
+	seq.ntoo_early = -1;
+	LogMergeStart();
+	return true;
+}
+
+/*
+ * Decoding sees flushed WAL only.  Without this, events of commits that did
+ * not wait for their flush would come when the WAL writer gets to them.
+ */
+static void
+flush_as_asked(void)
+{
+	XLogRecPtr	request = pg_atomic_read_u64(&db->flush_request);
+	XLogRecPtr	page = request - request % XLOG_BLCKSZ;
+
+	/* an insert position just past a page's header has nothing before it on the page */
+	if (request - page <= SizeOfXLogLongPHD)
+		request = page;
+	if (request <= GetXLogInsertRecPtr() && !XLogRecPtrIsInvalid(request))
+		XLogFlush(request);
+}
+
+/* Tries for a slot now and then; scanning goes on in between. */
+static void
+try_to_follow(void)
+{
+	char	   *reason = NULL;
+
+	if (seq.following && !daybook_decoding)
+		proc_exit(0);			/* starts again without */
+	if (seq.following || !seq.started)
+		return;
+	if (!XLogLogicalInfoActive())
+	{
+		set_hint("wal_level is below logical; set it to logical and restart the server for events in commit order and less work");
+		return;
+	}
+	if (!daybook_decoding)
+	{
+		set_hint("daybook.decoding is off");
+		return;
+	}
+	if (!table_list.complete || seq.round_started < seq.next_try)
+		return;
+
+	seq.following = DecodeStart(seq.try_timeout, &reason);
+	if (seq.following)
+	{
+		set_hint("");
+		seq.catching_up = true;
+		seq.ntoo_early = -1;
+		seq.confirmed = DecodedUpTo();
+		return;
+	}
+	set_hint(reason);
+	seq.next_try = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), seq.try_pause);
+	seq.try_timeout = Min(seq.try_timeout * 2, LAST_SLOT_TIMEOUT);
+	seq.try_pause = Min(seq.try_pause * 2, LAST_SLOT_PAUSE);
+}
+
+/*
+ * Scans; returns whether that came to the end.  When all transactions that
+ * were in progress at the making of the slot have ended and a scan has seen
+ * their events, decoding sees to all the rest.
+ */
+static bool
+scan_round(Snapshot snapshot, int *events)
+{
+	bool		complete;
+
+	*events = ScanPass(snapshot, table_list.tables, &complete);
+	seq.max_id = Max(seq.max_id, ScanHighest());
+	if (!seq.following || !seq.catching_up)
+		return complete;
+
+	if (seq.ntoo_early < 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(scan_context);
+
+		seq.ntoo_early = RunningTransactions(snapshot, &seq.too_early);
+		MemoryContextSwitchTo(old);
+	}
+	seq.ntoo_early = DropEndedTransactions(snapshot, seq.too_early, seq.ntoo_early);
+	if (complete && seq.ntoo_early == 0)
+		seq.catching_up = false;
+	return complete;
+}
+
+/* What publish_event() needs to know. */
+typedef struct DecodedPublication
+{
+	DecodedTransaction *transaction;
+	int64		first_position;
+	int			published;
+	Oid			relid;			/* the table looked up last, and its number */
+	int32		table_no;		/* 0: none of ours */
+} DecodedPublication;
+
+/*
+ * Publishes decoded transactions that others can see.  A commit record can be
+ * read before its transaction has ended for others, long before with
+ * synchronous replication: such a transaction is kept for a later round.
+ * Nobody can have acted upon it, so what comes after it need not wait.
+ */
+static int
+publish_decoded(Snapshot snapshot, bool may_publish)
+{
+	List	   *transactions = DecodedTake();
+	ListCell   *lc;
+	int			published = 0;
+
+	seq.held_back = InvalidXLogRecPtr;
+	foreach(lc, transactions)
+	{
+		DecodedTransaction *transaction = lfirst(lc);
+		DecodedPublication publication = {.transaction = transaction};
+
+		if (!may_publish || XidInMVCCSnapshot(transaction->xid, snapshot))
+		{
+			if (XLogRecPtrIsInvalid(seq.held_back))
+				seq.held_back = transaction->commit_lsn;
+			DecodedPutBack(transaction);
+			continue;
+		}
+		publication.first_position = LogWriteNextPosition();
+		DecodedEvents(transaction, publish_event, &publication);
+		published += publication.published;
+		DecodedFree(transaction);
+	}
+	list_free(transactions);
+	return published;
+}
+
+/* An id up to where the scan came was published then, unless it was missing. */
+static void
+publish_event(Oid relid, int64 id, void *arg)
+{
+	DecodedPublication *publication = arg;
+
+	if (relid != publication->relid)
+	{
+		ListCell   *lc;
+
+		publication->relid = relid;
+		publication->table_no = 0;
+		foreach(lc, table_list.tables)
+			if (((SequencedTable *) lfirst(lc))->relid == relid)
+				publication->table_no = ((SequencedTable *) lfirst(lc))->table_no;
+	}
+	if (publication->table_no == 0 || (id <= ScanHighest() && !GapsTake(id)))
+		return;
+	LogWriteEvent(publication->table_no, id, publication->transaction->committed_at,
+				  publication->first_position);
+	publication->published++;
+	seq.max_id = Max(seq.max_id, id);
+}
+
+static void
+merge_if_due(bool idle)
+{
+	if (!LogMergeIsDue(idle))
+		return;
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	LogMerge();
+	PopActiveSnapshot();
+}
+
+/*
+ * Moves the marks from which a start has to look for events.  Today's highest
+ * id will do as soon as all transactions that can have a lower one have ended
+ * and what they committed is in the log.
+ */
+static void
+advance_marks(bool idle)
+{
+	if (!table_list.complete)
+		return;
+	if (seq.next_low_water == 0)
+	{
+		if (seq.max_id <= seq.low_water ||
+			(!idle && seq.events_since_mark < EVENTS_PER_MARK))
+			return;
+		seq.next_low_water = seq.max_id;
+		seq.next_log_position = seq.head;
+		seq.next_horizon = ReadNextFullTransactionId();
+		seq.next_lsn = InvalidXLogRecPtr;
+		seq.events_since_mark = 0;
+		return;
+	}
+	if (XLogRecPtrIsInvalid(seq.next_lsn))
+	{
+		TransactionId oldest = GetOldestActiveTransactionId();
+
+		if (TransactionIdPrecedes(oldest, XidFromFullTransactionId(seq.next_horizon)))
+			return;
+		seq.next_lsn = GetXLogInsertRecPtr();
+		return;
+	}
+
+	/* the scan, or the decoding, of this round has begun after that */
+	if (GapsBelow(seq.next_low_water))
+		return;
+	if (seq.following && !seq.catching_up &&
+		(DecodedUpTo() < seq.next_lsn || !XLogRecPtrIsInvalid(seq.held_back)))
+		return;
+	store_marks(seq.next_low_water, seq.next_log_position);
+	seq.next_low_water = 0;
+}
+
+static void
+store_marks(int64 low_water, int64 log_position)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(low_water), Int64GetDatum(log_position)};
+
+	SPI_connect();
+	SPI_execute_with_args("UPDATE daybook.sequencer_state SET low_water = $1, log_position = $2",
+						  2, types, values, NULL, false, 0);
+	SPI_finish();
+	seq.low_water = low_water;
+	seq.log_position = log_position;
+}
+
+/* Tells the waiters and the status view how far the round has come. */
+static void
+report(int events, XLogRecPtr sequenced)
+{
+	db->mode = !seq.following || seq.catching_up ? SEQUENCER_SCANNING : SEQUENCER_DECODING;
+	db->low_water = seq.low_water;
+	db->open_gaps = GapsCount();
+	db->decoded_lsn = seq.following ? DecodedUpTo() : InvalidXLogRecPtr;
+	if (events > 0)
+		db->last_published_at = GetCurrentTimestamp();
+	pg_atomic_write_u64(&db->head, seq.head);
+	if (!XLogRecPtrIsInvalid(sequenced))
+		pg_atomic_write_u64(&db->sequenced_lsn, sequenced);
+	ConditionVariableBroadcast(&db->published);
+}
+
+static void
+set_hint(const char *hint)
+{
+	strlcpy(db->hint, hint, SEQUENCER_HINT_LEN);
+}
+
+static void
+confirm_decoded(void)
+{
+	if (!XLogRecPtrIsInvalid(seq.held_back) ||
+		DecodedUpTo() < seq.confirmed + WAL_PER_CONFIRM)
+		return;
+	seq.confirmed = DecodedUpTo();
+	DecodeConfirm(seq.confirmed);
+}
+
+/* How long to wait for the latch; rests first if there is much to do. */
+static long
+pause_after(int events)
+{
+	double		seconds = (GetCurrentTimestamp() - seq.last_round) / 1000000.0;
+
+	if (seconds > 0)
+		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
+	seq.last_round = GetCurrentTimestamp();
+	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_REST,
+						 PG_WAIT_EXTENSION);
+	if (GapsExist() || seq.next_low_water != 0 || !seq.following)
+		return PENDING_NAPTIME;
+	return IDLE_NAPTIME;
+}

@@ -1,0 +1,447 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequencer_decode.c
+ *	  Reads committed events from the write-ahead log, in commit order.
+ *
+ * A temporary slot with the built-in pgoutput plugin decodes the inserts into
+ * the tables of our publication, of which only the column id.  The decoding
+ * context stays open from round to round.  Callbacks run under a historic
+ * snapshot and only note relation and id of each event; all else is done
+ * afterwards in an ordinary transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogreader.h"
+#include "access/xlogutils.h"
+#include "daybook.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "port/pg_bswap.h"
+#include "replication/decode.h"
+#include "replication/logical.h"
+#include "replication/logicalproto.h"
+#include "replication/reorderbuffer.h"
+#include "replication/slot.h"
+#include "sequencer/sequencer_internal.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "varint.h"
+
+/* A round stops decoding after this many events or bytes of them. */
+#define MAX_DECODED_EVENTS	20000
+
+/* Events of one transaction that are kept in memory, encoded. */
+#define MAX_EVENT_BYTES		(4 * 1024 * 1024)
+
+#define PGOUTPUT_PROTOCOL	"1"
+
+static LogicalDecodingContext *decoding = NULL;
+static ResourceOwner decode_owner = NULL;
+static MemoryContext decode_context = NULL;	/* what has been decoded */
+static MemoryContext message_context = NULL;
+static List *transactions = NIL;
+static DecodedTransaction *open_transaction = NULL;
+static int64 pending_events = 0;
+
+static void create_slot(void);
+static void abandon_slot(void);
+static void open_decoding(void);
+static int	read_page(XLogReaderState *reader, XLogRecPtr page, int length,
+					  XLogRecPtr record, char *buffer);
+static void prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
+						  TransactionId xid, bool last);
+static void take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
+						 TransactionId xid, bool last);
+static void take_begin(StringInfo message);
+static void take_commit(StringInfo message);
+static void take_insert(StringInfo message);
+static void note_event(Oid relid, int64 id);
+static void spill(DecodedTransaction *transaction);
+static void replay_events(StringInfo events, Oid *relid, int64 *id,
+						  DecodedEventCallback callback, void *arg);
+
+/*
+ * Tries to open a slot and to find the point from which it decodes.  That
+ * waits for every transaction that is running, each wait at most as long as
+ * the timeout says.  False if one was longer or there is no slot to be had;
+ * *reason then says so.  Called outside a transaction.
+ */
+bool
+DecodeStart(int lock_timeout_ms, char **reason)
+{
+	MemoryContext old = CurrentMemoryContext;
+	char		timeout[32];
+	volatile bool ready = false;
+
+	if (decode_context == NULL)
+	{
+		decode_context = AllocSetContextCreate(TopMemoryContext, "daybook decoded events",
+											   ALLOCSET_DEFAULT_SIZES);
+		message_context = AllocSetContextCreate(TopMemoryContext, "daybook decoded message",
+												ALLOCSET_SMALL_SIZES);
+		decode_owner = ResourceOwnerCreate(NULL, "daybook decoding");
+	}
+	snprintf(timeout, sizeof(timeout), "%dms", lock_timeout_ms);
+	SetConfigOption("lock_timeout", timeout, PGC_SUSET, PGC_S_OVERRIDE);
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		create_slot();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(decode_context);
+		open_decoding();
+		ready = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+
+		/* anything else ends the worker */
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			*reason = "waiting for transactions that are in progress before the write-ahead log can be followed";
+		else if (error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED ||
+				 error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			*reason = MemoryContextStrdup(TopMemoryContext, error->message);
+		else
+			PG_RE_THROW();
+		FreeErrorData(error);
+		FlushErrorState();
+		abandon_slot();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	return ready;
+}
+
+static void
+create_slot(void)
+{
+	LogicalDecodingContext *context;
+	char		name[NAMEDATALEN];
+
+	CheckLogicalDecodingRequirements();
+	snprintf(name, sizeof(name), "daybook_%u_%d", MyDatabaseId, MyProcPid);
+#if PG_VERSION_NUM >= 170000
+	ReplicationSlotCreate(name, true, RS_TEMPORARY, false, false, false);
+#else
+	ReplicationSlotCreate(name, true, RS_TEMPORARY, false);
+#endif
+	context = CreateInitDecodingContext("pgoutput", NIL, false, InvalidXLogRecPtr,
+										XL_ROUTINE(.page_read = read_local_xlog_page,
+												   .segment_open = wal_segment_open,
+												   .segment_close = wal_segment_close),
+										prepare_write, take_message, NULL);
+	decoding = context;
+	DecodingContextFindStartpoint(context);
+	FreeDecodingContext(context);
+	decoding = NULL;
+}
+
+static void
+abandon_slot(void)
+{
+	AbortCurrentTransaction();
+	if (decoding)
+		FreeDecodingContext(decoding);
+	decoding = NULL;
+	if (MyReplicationSlot)
+		ReplicationSlotRelease();
+#if PG_VERSION_NUM >= 170000
+	ReplicationSlotCleanup(false);
+#else
+	ReplicationSlotCleanup();
+#endif
+	InvalidateSystemCaches();
+}
+
+static void
+open_decoding(void)
+{
+	List	   *options = NIL;
+
+	options = lappend(options, makeDefElem("proto_version",
+										   (Node *) makeString(PGOUTPUT_PROTOCOL), -1));
+	options = lappend(options, makeDefElem("publication_names",
+										   (Node *) makeString(DAYBOOK_PUBLICATION), -1));
+	options = lappend(options, makeDefElem("binary", (Node *) makeString("true"), -1));
+	decoding = CreateDecodingContext(InvalidXLogRecPtr, options, false,
+									 XL_ROUTINE(.page_read = read_page,
+												.segment_open = wal_segment_open,
+												.segment_close = wal_segment_close),
+									 prepare_write, take_message, NULL);
+	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
+	InvalidateSystemCaches();
+}
+
+/* Gives WAL that has been flushed, and does not wait for more. */
+static int
+read_page(XLogReaderState *reader, XLogRecPtr page, int length,
+		  XLogRecPtr record, char *buffer)
+{
+	TimeLineID	timeline;
+	XLogRecPtr	flushed = GetFlushRecPtr(&timeline);
+	WALReadError error;
+	int			count;
+
+	if (page + length > flushed)
+		return -1;
+	count = Min(flushed - page, XLOG_BLCKSZ);
+
+	/* the rest of a page that is being filled is read again later */
+	if (!WALRead(reader, buffer, page, count, timeline, &error))
+		WALReadRaiseError(&error);
+	return count;
+}
+
+/*
+ * Decodes what has been flushed, up to a bound.  True if there is more.
+ * Called outside a transaction.
+ */
+bool
+DecodeSome(void)
+{
+	XLogRecPtr	end = GetFlushRecPtr(NULL);
+	ResourceOwner saved_owner = CurrentResourceOwner;
+
+	while (decoding->reader->EndRecPtr < end && pending_events < MAX_DECODED_EVENTS)
+	{
+		char	   *error = NULL;
+		XLogRecord *record;
+
+		CurrentResourceOwner = decode_owner;
+		MemoryContextSwitchTo(decode_context);
+		record = XLogReadRecord(decoding->reader, &error);
+		if (error)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("could not read the write-ahead log at %X/%X: %s",
+							LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
+		if (record == NULL)
+			break;
+		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		CHECK_FOR_INTERRUPTS();
+	}
+	CurrentResourceOwner = saved_owner;
+	MemoryContextSwitchTo(TopMemoryContext);
+	return pending_events >= MAX_DECODED_EVENTS;
+}
+
+/* All commits whose records end here or before have been decoded. */
+XLogRecPtr
+DecodedUpTo(void)
+{
+	return decoding->reader->EndRecPtr;
+}
+
+/* Lets go of WAL up to lsn: its events are in the log. */
+void
+DecodeConfirm(XLogRecPtr lsn)
+{
+	if (!XLogRecPtrIsInvalid(lsn))
+		LogicalConfirmReceivedLocation(lsn);
+}
+
+static void
+prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
+			  TransactionId xid, bool last)
+{
+	resetStringInfo(context->out);
+}
+
+/* pgoutput has written a message. */
+static void
+take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
+			 TransactionId xid, bool last)
+{
+	MemoryContext old = MemoryContextSwitchTo(message_context);
+	StringInfoData message = *context->out;
+
+	message.cursor = 0;
+	switch (pq_getmsgbyte(&message))
+	{
+		case LOGICAL_REP_MSG_BEGIN:
+			take_begin(&message);
+			break;
+		case LOGICAL_REP_MSG_COMMIT:
+			take_commit(&message);
+			break;
+		case LOGICAL_REP_MSG_INSERT:
+			take_insert(&message);
+			break;
+		default:
+			break;				/* relations, types and origins tell us nothing */
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(message_context);
+}
+
+static void
+take_begin(StringInfo message)
+{
+	LogicalRepBeginData begin;
+
+	logicalrep_read_begin(message, &begin);
+	MemoryContextSwitchTo(decode_context);
+	open_transaction = palloc0(sizeof(DecodedTransaction));
+	open_transaction->xid = begin.xid;
+	open_transaction->committed_at = begin.committime;
+	initStringInfo(&open_transaction->events);
+}
+
+static void
+take_commit(StringInfo message)
+{
+	LogicalRepCommitData commit;
+
+	logicalrep_read_commit(message, &commit);
+	open_transaction->commit_lsn = commit.end_lsn;
+	MemoryContextSwitchTo(decode_context);
+	if (open_transaction->event_count > 0)
+		transactions = lappend(transactions, open_transaction);
+	open_transaction = NULL;
+}
+
+static void
+take_insert(StringInfo message)
+{
+	LogicalRepTupleData row;
+	LogicalRepRelId relid = logicalrep_read_insert(message, &row);
+	uint64		id;
+
+	/* id comes first; a table that somebody else has added may have anything */
+	if (row.ncols < 1 || row.colstatus[0] != LOGICALREP_COLUMN_BINARY ||
+		row.colvalues[0].len != sizeof(id))
+		return;
+	memcpy(&id, row.colvalues[0].data, sizeof(id));
+	note_event(relid, pg_ntoh64(id));
+}
+
+/*
+ * An event's encoding: the relation's OID, or 0 for that of the event before,
+ * and the distance from the id before.
+ */
+static void
+note_event(Oid relid, int64 id)
+{
+	DecodedTransaction *transaction = open_transaction;
+
+	MemoryContextSwitchTo(decode_context);
+	AppendVarint(&transaction->events, relid == transaction->last_relid ? 0 : relid);
+	AppendZigzag(&transaction->events, id - transaction->last_id);
+	transaction->last_relid = relid;
+	transaction->last_id = id;
+	transaction->event_count++;
+	pending_events++;
+	if (transaction->events.len >= MAX_EVENT_BYTES)
+		spill(transaction);
+}
+
+/* Moves the events of a huge transaction to a temporary file, a part at a time. */
+static void
+spill(DecodedTransaction *transaction)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+	int32		length = transaction->events.len;
+
+	CurrentResourceOwner = decode_owner;
+	if (transaction->spilled == NULL)
+		transaction->spilled = BufFileCreateTemp(true);
+	BufFileWrite(transaction->spilled, &length, sizeof(length));
+	BufFileWrite(transaction->spilled, transaction->events.data, length);
+	CurrentResourceOwner = saved;
+	resetStringInfo(&transaction->events);
+}
+
+/* Hands over the transactions decoded so far, in commit order. */
+List *
+DecodedTake(void)
+{
+	List	   *taken = transactions;
+
+	transactions = NIL;
+	return taken;
+}
+
+/* Takes back those that are not visible to others yet; they stay in front. */
+void
+DecodedPutBack(DecodedTransaction *transaction)
+{
+	MemoryContext old = MemoryContextSwitchTo(decode_context);
+
+	transactions = lappend(transactions, transaction);
+	MemoryContextSwitchTo(old);
+}
+
+void
+DecodedFree(DecodedTransaction *transaction)
+{
+	pending_events -= transaction->event_count;
+	if (transaction->spilled)
+		BufFileClose(transaction->spilled);
+	pfree(transaction->events.data);
+	pfree(transaction);
+}
+
+/* Calls back for each event of a transaction, in the order of insertion. */
+void
+DecodedEvents(DecodedTransaction *transaction, DecodedEventCallback callback, void *arg)
+{
+	Oid			relid = InvalidOid;
+	int64		id = 0;
+
+	if (transaction->spilled)
+	{
+		StringInfoData part;
+		int32		length;
+
+		initStringInfo(&part);
+		if (BufFileSeek(transaction->spilled, 0, 0, SEEK_SET) != 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not rewind the file of decoded events: %m")));
+		while (BufFileRead(transaction->spilled, &length, sizeof(length)) == sizeof(length))
+		{
+			resetStringInfo(&part);
+			enlargeStringInfo(&part, length);
+			if (BufFileRead(transaction->spilled, part.data, length) != length)
+				ereport(ERROR,
+						(errcode(ERRCODE_DATA_CORRUPTED),
+						 errmsg("file of decoded events ends too soon")));
+			part.len = length;
+			replay_events(&part, &relid, &id, callback, arg);
+		}
+		pfree(part.data);
+	}
+	replay_events(&transaction->events, &relid, &id, callback, arg);
+}
+
+static void
+replay_events(StringInfo events, Oid *relid, int64 *id,
+			  DecodedEventCallback callback, void *arg)
+{
+	const unsigned char *next = (const unsigned char *) events->data;
+	const unsigned char *end = next + events->len;
+	uint64		table;
+	int64		step;
+
+	while (next < end)
+	{
+		if (!ReadVarint(&next, end, &table) || !ReadZigzag(&next, end, &step))
+			elog(ERROR, "decoded events are cut off");
+		if (table != 0)
+			*relid = (Oid) table;
+		*id += step;
+		callback(*relid, *id, arg);
+	}
+}

@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequencer_internal.h
+ *	  What the sequencer's phases share: scanning, decoding, publishing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_SEQUENCER_INTERNAL_H
+#define DAYBOOK_SEQUENCER_INTERNAL_H
+
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "sequencer/log_segment.h"
+#include "storage/buffile.h"
+#include "utils/snapshot.h"
+
+/* log_write.c: appends to the log within one transaction */
+extern void LogWriteBegin(int64 head);
+extern int64 LogWriteNextPosition(void);
+extern void LogWriteEvent(int32 table_no, int64 id, TimestampTz committed_at,
+						  int64 transaction);
+extern int64 LogWriteEnd(void);
+
+/* log_merge.c: puts small segments together */
+extern void LogMergeStart(void);
+extern void LogMergeNote(int64 first_position, int segments, int64 events);
+extern bool LogMergeIsDue(bool idle);
+extern void LogMerge(void);
+
+/* id_set.c: a set of event ids, dense above some id */
+typedef struct IdSet IdSet;
+extern IdSet *IdSetCreate(MemoryContext context);
+extern void IdSetAdd(IdSet *set, int64 id);
+extern bool IdSetHas(const IdSet *set, int64 id);
+extern int64 IdSetMax(const IdSet *set);
+extern void IdSetFree(IdSet *set);
+
+/* sequencer_gaps.c: ids given out that have not been seen yet */
+extern void GapsInit(MemoryContext context);
+extern void GapsNote(int64 low, int64 high, const int64 *present, int npresent,
+					 Snapshot snapshot);
+extern bool GapsTake(int64 id);
+extern bool GapsExist(void);
+extern int	GapsCount(void);
+extern bool GapsBelow(int64 id);
+typedef void (*GapProbe) (int64 low, int64 high, void *arg);
+extern void GapsProbe(Snapshot snapshot, GapProbe probe, void *arg);
+extern int	RunningTransactions(Snapshot snapshot, TransactionId **xids);
+extern int	DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids);
+
+/* sequencer_scan.c: events found by their ids */
+typedef struct SequencedTable
+{
+	int32		table_no;
+	Oid			relid;
+	Oid			id_index;
+} SequencedTable;
+
+extern int64 ScanStart(int64 low_water, int64 log_position, MemoryContext context);
+extern int	ScanPass(Snapshot snapshot, List *tables, bool *complete);
+extern int64 ScanHighest(void);
+
+/* sequencer_decode.c: events found in the write-ahead log */
+typedef struct DecodedTransaction
+{
+	TransactionId xid;
+	TimestampTz committed_at;
+	XLogRecPtr	commit_lsn;
+	int64		event_count;
+	StringInfoData events;		/* or the last part of them, if there is a file */
+	BufFile    *spilled;
+	Oid			last_relid;
+	int64		last_id;
+} DecodedTransaction;
+
+typedef void (*DecodedEventCallback) (Oid relid, int64 id, void *arg);
+
+extern bool DecodeStart(int lock_timeout_ms, char **reason);
+extern bool DecodeSome(void);	/* true: stopped short of the end of the WAL */
+extern List *DecodedTake(void);
+extern void DecodedPutBack(DecodedTransaction *transaction);
+extern void DecodedFree(DecodedTransaction *transaction);
+extern void DecodedEvents(DecodedTransaction *transaction,
+						  DecodedEventCallback callback, void *arg);
+extern XLogRecPtr DecodedUpTo(void);
+extern void DecodeConfirm(XLogRecPtr lsn);
+
+#endif							/* DAYBOOK_SEQUENCER_INTERNAL_H */

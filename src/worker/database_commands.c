@@ -1,0 +1,137 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_commands.c
+ *	  Commands that the workers must know of.
+ *
+ * DROP DATABASE and its like want nobody else in the database, and DROP
+ * DATABASE is refused outright while a replication slot of the database is in
+ * use; so our workers leave before the command looks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "worker/launcher.h"
+#include "worker/worker_state.h"
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+
+static void process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+							ProcessUtilityContext context, ParamListInfo params,
+							QueryEnvironment *environment, DestReceiver *dest,
+							QueryCompletion *completion);
+static Oid	database_wanted_alone(Node *command);
+static const char *template_of(CreatedbStmt *command);
+static void note_command(Node *command);
+
+void
+DatabaseCommandsInit(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *environment, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next = prev_process_utility ?
+		prev_process_utility : standard_ProcessUtility;
+	Oid			database = database_wanted_alone(pstmt->utilityStmt);
+	bool		commit_prepared;
+
+	note_command(pstmt->utilityStmt);
+	commit_prepared = IsA(pstmt->utilityStmt, TransactionStmt) &&
+		((TransactionStmt *) pstmt->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+
+	if (OidIsValid(database) && HoldDatabase(database))
+	{
+		PG_TRY();
+		{
+			next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		}
+		PG_FINALLY();
+		{
+			ReleaseDatabase(database);
+		}
+		PG_END_TRY();
+	}
+	else
+		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+
+	/* The prepared transaction's events are visible; no callback tells of them. */
+	if (commit_prepared)
+		WakeDatabaseWorker();
+}
+
+/*
+ * The database that a command wants nobody else in, provided that the user
+ * may run it: else anyone could stop the workers by trying.
+ */
+static Oid
+database_wanted_alone(Node *command)
+{
+	const char *name = NULL;
+	Oid			database;
+
+	if (IsA(command, DropdbStmt))
+		name = ((DropdbStmt *) command)->dbname;
+	else if (IsA(command, CreatedbStmt))
+		name = template_of((CreatedbStmt *) command);
+	else if (IsA(command, AlterDatabaseStmt))
+	{
+		AlterDatabaseStmt *alter = (AlterDatabaseStmt *) command;
+
+		if (list_length(alter->options) == 1 &&
+			strcmp(((DefElem *) linitial(alter->options))->defname, "tablespace") == 0)
+			name = alter->dbname;
+	}
+	else if (IsA(command, RenameStmt) &&
+			 ((RenameStmt *) command)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) command)->subname;
+
+	/* none of these runs in a transaction block, where we would hold on for too long */
+	if (name == NULL || IsTransactionBlock() || !IsTransactionState())
+		return InvalidOid;
+	database = get_database_oid(name, true);
+	if (!OidIsValid(database) || database == MyDatabaseId ||
+		!database_ownercheck_compat(database, GetUserId()))
+		return InvalidOid;
+	return database;
+}
+
+static const char *
+template_of(CreatedbStmt *command)
+{
+	ListCell   *lc;
+
+	foreach(lc, command->options)
+	{
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+static void
+note_command(Node *command)
+{
+	if (IsA(command, CreatedbStmt))
+		RescanDatabasesAtCommit();
+	else if (IsA(command, DropStmt) &&
+			 ((DropStmt *) command)->removeType == OBJECT_EXTENSION)
+		SuperviseAtCommit();
+}

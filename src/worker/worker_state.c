@@ -1,0 +1,493 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_state.c
+ *	  Shared memory of backends and workers, and waking across a commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "daybook.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/wait_event.h"
+#include "worker/worker_state.h"
+
+/* Pauses between starts of a worker that keeps failing, in milliseconds. */
+#define FIRST_RESTART_PAUSE		100
+#define LAST_RESTART_PAUSE		30000
+
+/* Pause before a worker that left no trace is started again, in milliseconds. */
+#define START_PAUSE				1000
+
+/* A worker that has lived this long, in milliseconds, starts a new count. */
+#define HEALTHY_LIFETIME		10000
+
+/* How long a command waits for a database's workers to go, in milliseconds. */
+#define HOLD_TIMEOUT			10000
+
+/* A process of ours that is connected to a database. */
+typedef struct WorkerProcess
+{
+	pid_t		pid;			/* 0: free */
+	Oid			database;
+} WorkerProcess;
+
+typedef struct WorkerState
+{
+	LWLock	   *lock;
+	Latch	   *launcher_latch;
+	ConditionVariable process_ended;
+	int			process_count;
+	WorkerProcess *processes;
+	DatabaseState databases[FLEXIBLE_ARRAY_MEMBER];
+} WorkerState;
+
+static WorkerState *state = NULL;
+
+/* What this transaction's commit has to bring about. */
+static bool wake_at_commit = false;
+static bool supervise_at_commit = false;
+static bool start_at_commit = false;
+static bool rescan_at_commit = false;
+
+static DatabaseState *find_database(Oid database);
+static DatabaseState *find_or_add_database(Oid database);
+static void detach(int code, Datum is_database_worker);
+static int	signal_processes(Oid database);
+static void wake_launcher(void);
+static void raise_to(pg_atomic_uint64 *target, uint64 value);
+static void end_of_transaction(XactEvent event, void *arg);
+
+Size
+WorkerStateSize(void)
+{
+	Size		size = MAXALIGN(offsetof(WorkerState, databases));
+
+	size = add_size(size, mul_size(daybook_max_databases, sizeof(DatabaseState)));
+	return add_size(size, mul_size(max_worker_processes, sizeof(WorkerProcess)));
+}
+
+void
+WorkerStateInit(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	state = ShmemInitStruct("daybook workers", WorkerStateSize(), &found);
+	if (!found)
+	{
+		memset(state, 0, WorkerStateSize());
+		state->lock = &GetNamedLWLockTranche(DAYBOOK_EXTENSION)->lock;
+		state->process_count = max_worker_processes;
+		state->processes = (WorkerProcess *) &state->databases[daybook_max_databases];
+		ConditionVariableInit(&state->process_ended);
+		for (int i = 0; i < daybook_max_databases; i++)
+		{
+			DatabaseState *db = &state->databases[i];
+
+			pg_atomic_init_u64(&db->head, 0);
+			pg_atomic_init_u64(&db->sequenced_lsn, 0);
+			pg_atomic_init_u64(&db->flush_request, 0);
+			ConditionVariableInit(&db->published);
+			ConditionVariableInit(&db->projected);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+bool
+WorkerStateAvailable(void)
+{
+	return state != NULL;
+}
+
+void
+WorkerCallbacksInit(void)
+{
+	RegisterXactCallback(end_of_transaction, NULL);
+}
+
+DatabaseState *
+MyDatabaseState(void)
+{
+	static DatabaseState *mine = NULL;
+
+	if (state == NULL)
+		return NULL;
+	if (mine == NULL || mine->database != MyDatabaseId)
+	{
+		LWLockAcquire(state->lock, LW_SHARED);
+		mine = find_database(MyDatabaseId);
+		LWLockRelease(state->lock);
+	}
+	return mine;
+}
+
+static DatabaseState *
+find_database(Oid database)
+{
+	for (int i = 0; i < daybook_max_databases; i++)
+		if (state->databases[i].database == database)
+			return &state->databases[i];
+	return NULL;
+}
+
+/* NULL when there is no room. */
+static DatabaseState *
+find_or_add_database(Oid database)
+{
+	DatabaseState *db = find_database(database);
+
+	if (db != NULL)
+		return db;
+	db = find_database(InvalidOid);
+	if (db == NULL)
+		return NULL;
+	db->database = database;
+	db->held = 0;
+	db->failures = 0;
+	db->start_after = 0;
+	db->worker_pid = 0;
+	db->worker_latch = NULL;
+	db->supervise = false;
+	db->mode = SEQUENCER_STOPPED;
+	db->hint[0] = '\0';
+	db->low_water = 0;
+	db->open_gaps = 0;
+	db->decoded_lsn = InvalidXLogRecPtr;
+	pg_atomic_write_u64(&db->head, 0);
+	pg_atomic_write_u64(&db->sequenced_lsn, 0);
+	pg_atomic_write_u64(&db->flush_request, 0);
+	return db;
+}
+
+/*
+ * A latch is in its process's PGPROC and can be set at any time; a process
+ * that has taken the place of ours looks at its latch in vain.
+ */
+void
+WakeDatabaseWorker(void)
+{
+	DatabaseState *db = MyDatabaseState();
+	Latch	   *latch = db ? db->worker_latch : NULL;
+
+	if (latch)
+		SetLatch(latch);
+}
+
+void
+WakeDatabaseWorkerAtCommit(void)
+{
+	wake_at_commit = true;
+}
+
+/* The list of projections has changed: some worker may be missing or too many. */
+void
+SuperviseAtCommit(void)
+{
+	supervise_at_commit = true;
+}
+
+/* The extension has been created here. */
+void
+StartDatabaseWorkerAtCommit(void)
+{
+	start_at_commit = true;
+}
+
+/* A database has been created, perhaps from one that has the extension. */
+void
+RescanDatabasesAtCommit(void)
+{
+	rescan_at_commit = true;
+}
+
+/* Asks the sequencer to have WAL flushed up to lsn before it looks for events. */
+void
+RequestFlush(XLogRecPtr lsn)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	if (db)
+		raise_to(&db->flush_request, lsn);
+}
+
+static void
+raise_to(pg_atomic_uint64 *target, uint64 value)
+{
+	uint64		current = pg_atomic_read_u64(target);
+
+	while (current < value &&
+		   !pg_atomic_compare_exchange_u64(target, &current, value))
+		;
+}
+
+/*
+ * The commit is visible to others by now, and so are its events to a
+ * sequencer that we wake.
+ */
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT)
+	{
+		DatabaseState *db = NULL;
+
+		if (start_at_commit && state)
+		{
+			LWLockAcquire(state->lock, LW_EXCLUSIVE);
+			(void) find_or_add_database(MyDatabaseId);
+			LWLockRelease(state->lock);
+		}
+		if ((start_at_commit || rescan_at_commit) && state)
+			wake_launcher();
+		if (wake_at_commit || supervise_at_commit)
+			db = MyDatabaseState();
+		if (db)
+		{
+			raise_to(&db->flush_request, XactLastCommitEnd);
+			if (supervise_at_commit)
+			{
+				db->supervise = true;
+				ConditionVariableBroadcast(&db->published);
+			}
+			WakeDatabaseWorker();
+		}
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+		wake_at_commit = supervise_at_commit = start_at_commit = rescan_at_commit = false;
+}
+
+static void
+wake_launcher(void)
+{
+	Latch	   *latch = state->launcher_latch;
+
+	if (latch)
+		SetLatch(latch);
+}
+
+/*
+ * Ends our processes in a database and keeps the launcher from starting new
+ * ones until ReleaseDatabase().  False when there is no room to note it, in
+ * which case there is no worker either.
+ */
+bool
+HoldDatabase(Oid database)
+{
+	DatabaseState *db;
+
+	if (state == NULL)
+		return false;
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_or_add_database(database);
+	if (db)
+		db->held++;
+	LWLockRelease(state->lock);
+	if (db == NULL)
+		return false;
+
+	PG_TRY();
+	{
+		ConditionVariablePrepareToSleep(&state->process_ended);
+		while (signal_processes(database) > 0)
+			if (ConditionVariableTimedSleep(&state->process_ended, HOLD_TIMEOUT,
+											PG_WAIT_EXTENSION))
+				break;
+		ConditionVariableCancelSleep();
+	}
+	PG_CATCH();
+	{
+		ConditionVariableCancelSleep();
+		ReleaseDatabase(database);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return true;
+}
+
+void
+ReleaseDatabase(Oid database)
+{
+	DatabaseState *db;
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_database(database);
+	if (db)
+		db->held--;
+	LWLockRelease(state->lock);
+	wake_launcher();
+}
+
+/* Tells all our processes of a database to end; returns how many there are. */
+static int
+signal_processes(Oid database)
+{
+	int			count = 0;
+
+	LWLockAcquire(state->lock, LW_SHARED);
+	for (int i = 0; i < state->process_count; i++)
+		if (state->processes[i].pid != 0 && state->processes[i].database == database)
+		{
+			kill(state->processes[i].pid, SIGTERM);
+			count++;
+		}
+	LWLockRelease(state->lock);
+	return count;
+}
+
+/*
+ * Enters this process into the list of its database's processes; it leaves
+ * at exit.  A second worker of a database ends at once.
+ */
+void
+WorkerAttach(bool is_database_worker)
+{
+	DatabaseState *db;
+	bool		attached = false;
+
+	before_shmem_exit(detach, BoolGetDatum(is_database_worker));
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_database(MyDatabaseId);
+	if (db && db->held == 0 && !(is_database_worker && db->worker_pid != 0))
+	{
+		for (int i = 0; i < state->process_count && !attached; i++)
+			if (state->processes[i].pid == 0)
+			{
+				state->processes[i].pid = MyProcPid;
+				state->processes[i].database = MyDatabaseId;
+				attached = true;
+			}
+		if (is_database_worker && attached)
+		{
+			db->worker_pid = MyProcPid;
+			db->worker_latch = MyLatch;
+			db->started_at = GetCurrentTimestamp();
+			db->mode = SEQUENCER_STARTING;
+			db->supervise = true;
+		}
+	}
+	LWLockRelease(state->lock);
+	if (!attached)
+		proc_exit(0);
+}
+
+static void
+detach(int code, Datum is_database_worker)
+{
+	DatabaseState *db;
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < state->process_count; i++)
+		if (state->processes[i].pid == MyProcPid)
+			state->processes[i].pid = 0;
+	db = find_database(MyDatabaseId);
+	if (db && db->worker_pid == MyProcPid)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (TimestampDifferenceExceeds(db->started_at, now, HEALTHY_LIFETIME))
+			db->failures = 0;
+		db->start_after = 0;
+		if (code != 0)
+		{
+			int			pause = FIRST_RESTART_PAUSE << Min(db->failures, 10);
+
+			db->failures++;
+			db->start_after = TimestampTzPlusMilliseconds(now, Min(pause, LAST_RESTART_PAUSE));
+		}
+		db->worker_pid = 0;
+		db->worker_latch = NULL;
+		db->mode = SEQUENCER_STOPPED;
+	}
+	LWLockRelease(state->lock);
+	ConditionVariableBroadcast(&state->process_ended);
+	if (DatumGetBool(is_database_worker))
+		wake_launcher();
+	else if (db && db->worker_latch)
+	{
+		db->supervise = true;
+		SetLatch(db->worker_latch);
+	}
+}
+
+/* Does a command need this database to itself? */
+bool
+WorkerMustStop(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	return db == NULL || db->held > 0;
+}
+
+/* Called by the database's worker when it finds no extension: frees the entry. */
+void
+DatabaseWithoutExtension(void)
+{
+	DatabaseState *db;
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_database(MyDatabaseId);
+	if (db && db->held == 0)
+		db->database = InvalidOid;
+	LWLockRelease(state->lock);
+}
+
+void
+LauncherAttach(void)
+{
+	state->launcher_latch = MyLatch;
+}
+
+/*
+ * Which databases want a worker now, of those that exist.  A database that is
+ * neither in the table nor looked into before is entered: its worker leaves
+ * again if it finds no extension.  Lowers *timeout to the milliseconds until a failed worker is
+ * due again.
+ */
+List *
+DatabasesWanted(List *existing, List *looked_into, long *timeout)
+{
+	List	   *wanted = NIL;
+	ListCell   *lc;
+	TimestampTz now = GetCurrentTimestamp();
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < daybook_max_databases; i++)
+	{
+		DatabaseState *db = &state->databases[i];
+
+		if (OidIsValid(db->database) && db->held == 0 && db->worker_pid == 0 &&
+			!list_member_oid(existing, db->database))
+			db->database = InvalidOid;
+	}
+	foreach(lc, existing)
+	{
+		DatabaseState *db = find_database(lfirst_oid(lc));
+
+		if (db == NULL && !list_member_oid(looked_into, lfirst_oid(lc)))
+			db = find_or_add_database(lfirst_oid(lc));
+		if (db == NULL || db->held > 0 || db->worker_pid != 0)
+			continue;
+		if (db->start_after <= now)
+		{
+			wanted = lappend_oid(wanted, db->database);
+			/* in case it ends before it comes to WorkerAttach() */
+			db->start_after = TimestampTzPlusMilliseconds(now, START_PAUSE);
+		}
+		else
+			*timeout = Min(*timeout,
+						   TimestampDifferenceMilliseconds(now, db->start_after) + 1);
+	}
+	LWLockRelease(state->lock);
+	return wanted;
+}
