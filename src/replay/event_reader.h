@@ -10,6 +10,7 @@
 #define DAYBOOK_EVENT_READER_H
 
 #include "access/htup.h"
+#include "event_table/event_table.h"
 #include "executor/tuptable.h"
 #include "sequencer/log_segment.h"
 #include "utils/array.h"
@@ -40,14 +41,26 @@ typedef struct EventReader EventReader;
  */
 extern EventReader *EventReaderBegin(Snapshot snapshot, int64 after,
 									 const EventFilter *filter, bool check_privileges);
-/* NULL at the end of the log, or after max_scanned log entries were passed (0: no limit). */
+
+/* NULL at the end of the log, or at the limit. */
 extern LogEvent *EventReaderNext(EventReader *reader);
+
 /* Position up to which everything was delivered or filtered out. */
 extern int64 EventReaderPosition(EventReader *reader);
+
+/*
+ * Lets the reader pass this many further positions of the log and no more; 0
+ * takes the limit away.
+ */
 extern void EventReaderLimit(EventReader *reader, int64 max_scanned);
+
+/* How many further events the caller wants, so that no more is read ahead. */
+extern void EventReaderExpect(EventReader *reader, int64 events);
 extern void EventReaderEnd(EventReader *reader);
 
 /* Fills the columns of daybook.log_event from a LogEvent. */
-extern void LogEventValues(const LogEvent *event, TupleDesc event_desc, Datum *values, bool *nulls);
+#define LOG_EVENT_NATTS		(2 + EVENT_NATTS)
+extern void LogEventValues(const LogEvent *event, TupleDesc event_desc,
+						   Datum *values, bool *nulls);
 
 #endif							/* DAYBOOK_EVENT_READER_H */

@@ -13,9 +13,17 @@
 
 typedef struct LogScan LogScan;
 
+/* Entries with a position above after, rising. */
 extern LogScan *LogScanBegin(Snapshot snapshot, int64 after);
+/* Entries with a position of at most upto, falling. */
+extern LogScan *LogScanBeginBackward(Snapshot snapshot, int64 upto);
 extern bool LogScanNext(LogScan *scan, LogEntry *entry);
 extern void LogScanEnd(LogScan *scan);
+
+/* Last position, 0 when the log is empty. */
 extern int64 LogHead(Snapshot snapshot);
+
+/* The event table that goes by a number, InvalidOid when it was dropped. */
+extern Oid	LogEventTable(Snapshot snapshot, int32 table_no);
 
 #endif							/* DAYBOOK_LOG_SCAN_H */

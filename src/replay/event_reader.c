@@ -1,0 +1,536 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_reader.c
+ *	  Reads the log together with the events it names.
+ *
+ * The log is taken in chunks.  The entries of a chunk are sorted by event
+ * table and id, and each table's index on id is swept once, in its own order,
+ * which is nearly that of the heap.  What passes the filter is copied and
+ * handed out in order of position.  Values stored out of line stay there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "replay/event_reader.h"
+#include "replay/event_source.h"
+#include "sequencer/log_scan.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+/* Log entries that are read at a time. */
+#define CHUNK_MAX_ENTRIES	1024
+#define CHUNK_MIN_ENTRIES	64
+
+/* Up to this far ahead a sweep steps to an id rather than searching for it. */
+#define NEAR_IDS			64
+
+/* An event table that the log named. */
+typedef struct SourceTable
+{
+	int32		table_no;		/* hash key */
+	Oid			relid;
+	bool		wanted;			/* passes the filter, and exists */
+	Relation	table;			/* NULL until needed */
+	Relation	index;
+	TupleTableSlot *slot;
+} SourceTable;
+
+/* An entry of the present chunk. */
+typedef struct ChunkEntry
+{
+	SourceTable *source;		/* NULL: filtered out */
+	LogEntry	log;
+	HeapTuple	tuple;			/* NULL: filtered out */
+} ChunkEntry;
+
+/* A sweep over one table's index on id. */
+typedef struct Sweep
+{
+	SourceTable *source;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	bool		started;
+	bool		holds;			/* the index tuple of id has not been used yet */
+	int64		id;
+} Sweep;
+
+/* A set of strings, sorted by length and bytes. */
+typedef struct StringSet
+{
+	bool		everything;
+	int			count;
+	text	  **strings;
+} StringSet;
+
+struct EventReader
+{
+	MemoryContext context;
+	MemoryContext chunk_context;
+	Snapshot	snapshot;
+	bool		check_privileges;
+	bool		filters_tables;
+	int			event_table_count;
+	Oid		   *event_tables;
+	StringSet	categories;
+	StringSet	types;
+
+	LogScan    *log;
+	HTAB	   *sources;
+	SourceTable *last_source;
+	int64		position;		/* all up to here was delivered or filtered out */
+	int64		limit;			/* position not to go beyond, 0 for none */
+	int64		expected;		/* events the caller still wants, 0 for unknown */
+	bool		at_end;
+
+	ChunkEntry *entries;
+	ChunkEntry **by_id;			/* of the entries to be read */
+	int			chunk_size;
+	int			entry_count;
+	int			next_entry;
+	LogEvent	event;
+};
+
+static void set_event_tables(EventReader *reader, ArrayType *array);
+static void make_string_set(StringSet *set, ArrayType *array);
+static int	compare_strings(const void *a, const void *b);
+static bool set_contains(const StringSet *set, const char *data, int len);
+static bool read_chunk(EventReader *reader);
+static int	choose_chunk_size(EventReader *reader);
+static SourceTable *find_source(EventReader *reader, int32 table_no);
+static bool wants_event_table(EventReader *reader, Oid relid);
+static bool open_source(EventReader *reader, SourceTable *source);
+static void fetch_events(EventReader *reader, int count);
+static int	compare_by_id(const void *a, const void *b);
+static void begin_sweep(EventReader *reader, Sweep *sweep, SourceTable *source);
+static bool sweep_to(Sweep *sweep, int64 id);
+static bool next_index_tuple(Sweep *sweep);
+static void search_index(Sweep *sweep, int64 id);
+static bool passes_filter(EventReader *reader, TupleTableSlot *slot);
+static bool text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber column,
+						bool category);
+
+EventReader *
+EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
+				 bool check_privileges)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "event reader", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	EventReader *reader = palloc0(sizeof(EventReader));
+	HASHCTL		ctl = {
+		.keysize = sizeof(int32),
+		.entrysize = sizeof(SourceTable),
+		.hcxt = context
+	};
+
+	reader->context = context;
+	reader->chunk_context = AllocSetContextCreate(context, "event reader chunk",
+												  ALLOCSET_DEFAULT_SIZES);
+	reader->snapshot = snapshot;
+	reader->check_privileges = check_privileges;
+	set_event_tables(reader, filter ? filter->event_tables : NULL);
+	make_string_set(&reader->categories, filter ? filter->categories : NULL);
+	make_string_set(&reader->types, filter ? filter->types : NULL);
+	reader->sources = hash_create("event reader tables", 16, &ctl,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	reader->position = Max(after, 0);
+	reader->log = LogScanBegin(snapshot, after);
+	MemoryContextSwitchTo(caller);
+	return reader;
+}
+
+LogEvent *
+EventReaderNext(EventReader *reader)
+{
+	for (;;)
+	{
+		while (reader->next_entry < reader->entry_count)
+		{
+			ChunkEntry *entry = &reader->entries[reader->next_entry];
+
+			if (reader->limit > 0 && entry->log.position > reader->limit)
+				return NULL;
+			reader->next_entry++;
+			reader->position = entry->log.position;
+			if (entry->tuple == NULL)
+				continue;
+			if (reader->expected > 0)
+				reader->expected--;
+			reader->event.entry = entry->log;
+			reader->event.event_table = entry->source->relid;
+			reader->event.tuple = entry->tuple;
+			return &reader->event;
+		}
+		if (!read_chunk(reader))
+			return NULL;
+	}
+}
+
+int64
+EventReaderPosition(EventReader *reader)
+{
+	return reader->position;
+}
+
+void
+EventReaderLimit(EventReader *reader, int64 max_scanned)
+{
+	reader->limit = max_scanned > 0 ? reader->position + max_scanned : 0;
+}
+
+void
+EventReaderExpect(EventReader *reader, int64 events)
+{
+	reader->expected = events;
+}
+
+/* Locks on the event tables are kept to the end of the transaction. */
+void
+EventReaderEnd(EventReader *reader)
+{
+	HASH_SEQ_STATUS status;
+	SourceTable *source;
+
+	hash_seq_init(&status, reader->sources);
+	while ((source = hash_seq_search(&status)) != NULL)
+	{
+		if (source->table == NULL)
+			continue;
+		ExecDropSingleTupleTableSlot(source->slot);
+		index_close(source->index, NoLock);
+		table_close(source->table, NoLock);
+	}
+	LogScanEnd(reader->log);
+	MemoryContextDelete(reader->context);
+}
+
+void
+LogEventValues(const LogEvent *event, TupleDesc event_desc, Datum *values, bool *nulls)
+{
+	values[0] = Int64GetDatum(event->entry.position);
+	values[1] = ObjectIdGetDatum(event->event_table);
+	nulls[0] = nulls[1] = false;
+	heap_deform_tuple(event->tuple, event_desc, values + 2, nulls + 2);
+}
+
+static void
+set_event_tables(EventReader *reader, ArrayType *array)
+{
+	Datum	   *tables;
+
+	if (array == NULL)
+		return;
+	deconstruct_array(array, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &tables, NULL, &reader->event_table_count);
+	reader->filters_tables = true;
+	reader->event_tables = palloc(sizeof(Oid) * (reader->event_table_count + 1));
+	for (int i = 0; i < reader->event_table_count; i++)
+		reader->event_tables[i] = DatumGetObjectId(tables[i]);
+}
+
+static void
+make_string_set(StringSet *set, ArrayType *array)
+{
+	Datum	   *strings;
+
+	set->everything = array == NULL;
+	if (set->everything)
+		return;
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &strings, NULL, &set->count);
+	set->strings = palloc(sizeof(text *) * (set->count + 1));
+	for (int i = 0; i < set->count; i++)
+		set->strings[i] = DatumGetTextPCopy(strings[i]);
+	qsort(set->strings, set->count, sizeof(text *), compare_strings);
+}
+
+static int
+compare_strings(const void *a, const void *b)
+{
+	const text *x = *(text *const *) a;
+	const text *y = *(text *const *) b;
+
+	if (VARSIZE_ANY_EXHDR(x) != VARSIZE_ANY_EXHDR(y))
+		return VARSIZE_ANY_EXHDR(x) < VARSIZE_ANY_EXHDR(y) ? -1 : 1;
+	return memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x));
+}
+
+static bool
+set_contains(const StringSet *set, const char *data, int len)
+{
+	int			low = 0;
+	int			high = set->count;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+		const text *string = set->strings[middle];
+		int			order = len - (int) VARSIZE_ANY_EXHDR(string);
+
+		if (order == 0)
+			order = memcmp(data, VARDATA_ANY(string), len);
+		if (order == 0)
+			return true;
+		if (order < 0)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return false;
+}
+
+/* Reads the next chunk; false at the end of the log or at the limit. */
+static bool
+read_chunk(EventReader *reader)
+{
+	MemoryContext caller;
+	int			wanted = 0;
+
+	CHECK_FOR_INTERRUPTS();
+	if (reader->at_end || (reader->limit > 0 && reader->position >= reader->limit))
+		return false;
+
+	reader->chunk_size = choose_chunk_size(reader);
+	reader->entry_count = 0;
+	reader->next_entry = 0;
+	MemoryContextReset(reader->chunk_context);
+	caller = MemoryContextSwitchTo(reader->chunk_context);
+	reader->entries = palloc(sizeof(ChunkEntry) * reader->chunk_size);
+	reader->by_id = palloc(sizeof(ChunkEntry *) * reader->chunk_size);
+
+	while (reader->entry_count < reader->chunk_size)
+	{
+		ChunkEntry *entry = &reader->entries[reader->entry_count];
+
+		if (!LogScanNext(reader->log, &entry->log))
+		{
+			reader->at_end = true;
+			break;
+		}
+		entry->source = find_source(reader, entry->log.table_no);
+		entry->tuple = NULL;
+		if (entry->source->wanted)
+			reader->by_id[wanted++] = entry;
+		reader->entry_count++;
+	}
+	fetch_events(reader, wanted);
+	MemoryContextSwitchTo(caller);
+	return reader->entry_count > 0;
+}
+
+/*
+ * As much as the caller wants, and twice as much each time that this did not
+ * do because of a filter.
+ */
+static int
+choose_chunk_size(EventReader *reader)
+{
+	int64		size = CHUNK_MAX_ENTRIES;
+
+	if (reader->expected > 0)
+		size = Max(Max(reader->expected, CHUNK_MIN_ENTRIES), reader->chunk_size * 2);
+	if (reader->limit > 0)
+		size = Min(size, reader->limit - reader->position);
+	return Min(size, CHUNK_MAX_ENTRIES);
+}
+
+static SourceTable *
+find_source(EventReader *reader, int32 table_no)
+{
+	SourceTable *source = reader->last_source;
+	bool		found;
+
+	if (source && source->table_no == table_no)
+		return source;
+	source = hash_search(reader->sources, &table_no, HASH_ENTER, &found);
+	if (!found)
+	{
+		source->table = NULL;
+		source->relid = LogEventTable(reader->snapshot, table_no);
+		source->wanted = OidIsValid(source->relid) &&
+			wants_event_table(reader, source->relid) &&
+			open_source(reader, source);
+	}
+	reader->last_source = source;
+	return source;
+}
+
+static bool
+wants_event_table(EventReader *reader, Oid relid)
+{
+	if (!reader->filters_tables)
+		return true;
+	for (int i = 0; i < reader->event_table_count; i++)
+		if (reader->event_tables[i] == relid)
+			return true;
+	return false;
+}
+
+/* False if the table has been dropped since the snapshot was taken. */
+static bool
+open_source(EventReader *reader, SourceTable *source)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+
+	source->table = try_relation_open(source->relid, AccessShareLock);
+	if (source->table)
+	{
+		Oid			index = RequireEventTable(source->table)->id_index;
+
+		if (reader->check_privileges)
+			CheckEventTableReadable(source->relid);
+		source->index = index_open(index, AccessShareLock);
+		source->slot = table_slot_create(source->table, NULL);
+	}
+	MemoryContextSwitchTo(caller);
+	return source->table != NULL;
+}
+
+/* Fetches the events of the first entries of by_id that pass the filter. */
+static void
+fetch_events(EventReader *reader, int count)
+{
+	Sweep		sweep = {0};
+
+	qsort(reader->by_id, count, sizeof(ChunkEntry *), compare_by_id);
+	for (int i = 0; i < count; i++)
+	{
+		ChunkEntry *entry = reader->by_id[i];
+
+		if (sweep.source != entry->source)
+		{
+			if (sweep.source)
+				index_endscan(sweep.scan);
+			begin_sweep(reader, &sweep, entry->source);
+		}
+		if (!sweep_to(&sweep, entry->log.id))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("event at position " INT64_FORMAT " is missing",
+							entry->log.position),
+					 errdetail("The log names id " INT64_FORMAT " of event table \"%s\".",
+							   entry->log.id,
+							   RelationGetRelationName(entry->source->table)),
+					 errhint("The table was altered behind daybook's back, or restored without its newest events.")));
+		if (passes_filter(reader, entry->source->slot))
+			entry->tuple = ExecCopySlotHeapTuple(entry->source->slot);
+		ExecClearTuple(entry->source->slot);
+	}
+	if (sweep.source)
+		index_endscan(sweep.scan);
+}
+
+static int
+compare_by_id(const void *a, const void *b)
+{
+	const ChunkEntry *x = *(ChunkEntry *const *) a;
+	const ChunkEntry *y = *(ChunkEntry *const *) b;
+
+	if (x->log.table_no != y->log.table_no)
+		return x->log.table_no < y->log.table_no ? -1 : 1;
+	if (x->log.id != y->log.id)
+		return x->log.id < y->log.id ? -1 : 1;
+	return 0;
+}
+
+static void
+begin_sweep(EventReader *reader, Sweep *sweep, SourceTable *source)
+{
+	memset(sweep, 0, sizeof(Sweep));
+	sweep->source = source;
+	sweep->scan = index_beginscan_compat(source->table, source->index, reader->snapshot, 1);
+	/* ids come from the index, so that rows in between are not visited */
+	sweep->scan->xs_want_itup = true;
+}
+
+/*
+ * Moves to an id, not below the one before, and puts its event into the
+ * source's slot.  Several index tuples can have the id where an earlier
+ * insert of it was rolled back.
+ */
+static bool
+sweep_to(Sweep *sweep, int64 id)
+{
+	if (!sweep->started || id - sweep->id > NEAR_IDS)
+		search_index(sweep, id);
+	while (sweep->holds || next_index_tuple(sweep))
+	{
+		if (sweep->id > id)
+			return false;
+		sweep->holds = false;
+		if (sweep->id == id && index_fetch_heap(sweep->scan, sweep->source->slot))
+			return true;
+	}
+	return false;
+}
+
+static bool
+next_index_tuple(Sweep *sweep)
+{
+	IndexScanDesc scan = sweep->scan;
+	bool		isnull;
+
+	if (index_getnext_tid(scan, ForwardScanDirection) == NULL)
+		return false;
+	sweep->id = DatumGetInt64(index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull));
+	sweep->holds = true;
+	return true;
+}
+
+static void
+search_index(Sweep *sweep, int64 id)
+{
+	ScanKeyInit(&sweep->key, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(id));
+	index_rescan(sweep->scan, &sweep->key, 1, NULL, 0);
+	sweep->started = true;
+	sweep->holds = false;
+	sweep->id = id;
+}
+
+static bool
+passes_filter(EventReader *reader, TupleTableSlot *slot)
+{
+	return text_in_set(&reader->types, slot, EVENT_TYPE, false) &&
+		text_in_set(&reader->categories, slot, EVENT_STREAM_ID, true);
+}
+
+/* Is a column's text, or the category it begins with, in the set? */
+static bool
+text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber column, bool category)
+{
+	Datum		value;
+	bool		isnull;
+	text	   *string;
+	int			len;
+	bool		found;
+
+	if (set->everything)
+		return true;
+	value = slot_getattr(slot, column, &isnull);
+	if (isnull)
+		return false;
+	string = DatumGetTextPP(value);
+	len = VARSIZE_ANY_EXHDR(string);
+	if (category)
+	{
+		char	   *dash = memchr(VARDATA_ANY(string), '-', len);
+
+		if (dash)
+			len = dash - VARDATA_ANY(string);
+	}
+	found = set_contains(set, VARDATA_ANY(string), len);
+	if ((Pointer) string != DatumGetPointer(value))
+		pfree(string);
+	return found;
+}

@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_all.c
+ *	  Reading the events of all streams in order of the log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_type.h"
+#include "daybook.h"
+#include "replay/event_reader.h"
+#include "replay/event_source.h"
+#include "replay/row_function.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+PG_FUNCTION_INFO_V1(daybook_read_all);
+
+#define LOG_EVENT_TYPE			"log_event"
+#define LOG_EVENT_POSITION		1
+
+/* Arguments of daybook.read_all. */
+enum
+{
+	READ_ALL_AFTER,
+	READ_ALL_MAX_EVENTS,
+	READ_ALL_EVENT_TABLES,
+	READ_ALL_CATEGORIES,
+	READ_ALL_TYPES,
+	READ_ALL_NARGS
+};
+
+/* A call in progress. */
+typedef struct ReadAll
+{
+	RowSource	source;
+	EventReader *reader;
+	int32		events_left;
+	TupleDesc	event_desc;		/* daybook.event */
+	TupleTableSlot *slot;		/* a row of daybook.log_event */
+} ReadAll;
+
+static RowSource *begin_read_all(const NullableDatum *args, Snapshot snapshot);
+static TupleTableSlot *next_read(RowSource *source);
+static void end_read_all(RowSource *source);
+static ArrayType *array_argument(const NullableDatum *arg, const char *name);
+static void check_event_tables(ArrayType *tables);
+
+const RowFunction ReadAllFunction = {
+	.name = "read_all",
+	.nargs = READ_ALL_NARGS,
+	.begin = begin_read_all,
+	.order_column = LOG_EVENT_POSITION,
+	.backwards_arg = -1
+};
+
+Datum
+daybook_read_all(PG_FUNCTION_ARGS)
+{
+	return ReturnRows(&ReadAllFunction, fcinfo);
+}
+
+static RowSource *
+begin_read_all(const NullableDatum *args, Snapshot snapshot)
+{
+	ReadAll    *read_all = palloc0(sizeof(ReadAll));
+	Oid			row_type = get_rel_type_id(DaybookRelation(LOG_EVENT_TYPE));
+	EventFilter filter;
+	int64		after;
+
+	RefuseNull(&args[READ_ALL_AFTER], "after");
+	RefuseNull(&args[READ_ALL_MAX_EVENTS], "max_events");
+	after = DatumGetInt64(args[READ_ALL_AFTER].value);
+	read_all->events_left = DatumGetInt32(args[READ_ALL_MAX_EVENTS].value);
+	if (after < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after must not be negative"),
+				 errdetail("The value given is " INT64_FORMAT ".", after),
+				 errhint("Give the last position that was read, or 0 to begin with the first event.")));
+	if (read_all->events_left < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must be at least 1"),
+				 errdetail("The value given is %d.", read_all->events_left)));
+	filter.event_tables = array_argument(&args[READ_ALL_EVENT_TABLES], "event_tables");
+	filter.categories = array_argument(&args[READ_ALL_CATEGORIES], "categories");
+	filter.types = array_argument(&args[READ_ALL_TYPES], "types");
+	check_event_tables(filter.event_tables);
+
+	read_all->source.next = next_read;
+	read_all->source.end = end_read_all;
+	read_all->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
+	read_all->slot = MakeSingleTupleTableSlot(lookup_rowtype_tupdesc_copy(row_type, -1),
+											  &TTSOpsVirtual);
+	read_all->reader = EventReaderBegin(snapshot, after, &filter, true);
+	EventReaderExpect(read_all->reader, read_all->events_left);
+	return &read_all->source;
+}
+
+/* Each event of a call leaves through here. */
+static TupleTableSlot *
+next_read(RowSource *source)
+{
+	ReadAll    *read_all = (ReadAll *) source;
+	TupleTableSlot *slot = read_all->slot;
+	LogEvent   *event;
+
+	if (read_all->events_left == 0)
+		return NULL;
+	event = EventReaderNext(read_all->reader);
+	if (event == NULL)
+		return NULL;
+	read_all->events_left--;
+	ExecClearTuple(slot);
+	LogEventValues(event, read_all->event_desc, slot->tts_values, slot->tts_isnull);
+	return ExecStoreVirtualTuple(slot);
+}
+
+static void
+end_read_all(RowSource *source)
+{
+	ReadAll    *read_all = (ReadAll *) source;
+
+	EventReaderEnd(read_all->reader);
+	ExecDropSingleTupleTableSlot(read_all->slot);
+	ReleaseTupleDesc(read_all->event_desc);
+}
+
+/* NULL when not given; its elements must not be. */
+static ArrayType *
+array_argument(const NullableDatum *arg, const char *name)
+{
+	ArrayType  *array;
+
+	if (arg->isnull)
+		return NULL;
+	array = DatumGetArrayTypeP(arg->value);
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain nulls", name)));
+	return array;
+}
+
+static void
+check_event_tables(ArrayType *tables)
+{
+	Datum	   *relids;
+	int			count;
+
+	if (tables == NULL)
+		return;
+	deconstruct_array(tables, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &relids, NULL, &count);
+	for (int i = 0; i < count; i++)
+		table_close(OpenReadableEventTable(DatumGetObjectId(relids[i])), NoLock);
+}

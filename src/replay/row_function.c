@@ -1,0 +1,455 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_function.c
+ *	  Set-returning functions whose rows stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_opfamily.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/explain.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+#include "daybook.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/extensible.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+#include "optimizer/tlist.h"
+#include "parser/parsetree.h"
+#include "replay/row_function.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+#include "utils/typcache.h"
+
+#define SCAN_NAME	"Event Stream"
+
+static const RowFunction *const row_functions[] = {&ReplayFunction, &ReadAllFunction};
+
+/* A running scan. */
+typedef struct RowFunctionScan
+{
+	CustomScanState css;
+	const RowFunction *function;
+	FuncExpr   *call;
+	List	   *args;			/* ExprStates */
+	int			ncolumns;		/* of the scan tuple */
+	AttrNumber *columns;		/* which of the row's they are, 0 for all */
+	AttrNumber	last_column;	/* highest of them */
+	TupleDesc	row_desc;		/* where the whole row is wanted */
+	MemoryContext context;		/* of the call */
+	RowSource  *source;			/* NULL before the first row */
+	bool		done;
+} RowFunctionScan;
+
+static void add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti,
+							RangeTblEntry *rte);
+static const RowFunction *find_row_function(Oid funcid);
+static List *row_order(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function,
+					   FuncExpr *call);
+static Plan *make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist,
+					   List *clauses, List *custom_plans);
+static List *needed_columns(RelOptInfo *rel, List *quals);
+static Node *create_scan_state(CustomScan *plan);
+static void begin_scan(CustomScanState *node, EState *estate, int eflags);
+static void check_execute_privilege(Oid function);
+static TupleTableSlot *next_result(CustomScanState *node);
+static TupleTableSlot *next_row(RowFunctionScan *scan);
+static void start_call(RowFunctionScan *scan);
+static void end_call(RowFunctionScan *scan);
+static void store_row(RowFunctionScan *scan, TupleTableSlot *row);
+static Datum whole_row(RowFunctionScan *scan, TupleTableSlot *row);
+static void rescan(CustomScanState *node);
+static void end_scan(CustomScanState *node);
+static void explain_scan(CustomScanState *node, List *ancestors, ExplainState *es);
+
+static set_rel_pathlist_hook_type prev_set_rel_pathlist_hook = NULL;
+
+static const CustomPathMethods path_methods = {
+	.CustomName = SCAN_NAME,
+	.PlanCustomPath = make_plan
+};
+
+static const CustomScanMethods scan_methods = {
+	.CustomName = SCAN_NAME,
+	.CreateCustomScanState = create_scan_state
+};
+
+static const CustomExecMethods exec_methods = {
+	.CustomName = SCAN_NAME,
+	.BeginCustomScan = begin_scan,
+	.ExecCustomScan = next_result,
+	.EndCustomScan = end_scan,
+	.ReScanCustomScan = rescan,
+	.ExplainCustomScan = explain_scan
+};
+
+void
+RowFunctionsInit(void)
+{
+	RegisterCustomScanMethods(&scan_methods);
+	prev_set_rel_pathlist_hook = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = add_stream_path;
+}
+
+Datum
+ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	RowSource  *source;
+	TupleTableSlot *row;
+
+	Assert(fcinfo->nargs == function->nargs);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	source = function->begin(fcinfo->args, GetActiveSnapshot());
+	while ((row = source->next(source)) != NULL)
+		tuplestore_puttupleslot(rsinfo->setResult, row);
+	source->end(source);
+	return (Datum) 0;
+}
+
+/*
+ * Planning
+ */
+
+/* Puts a streaming scan in place of the scan of a row function. */
+static void
+add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	RangeTblFunction *item;
+	const RowFunction *function;
+	CustomPath *path;
+	Path	   *plain;
+
+	if (prev_set_rel_pathlist_hook)
+		prev_set_rel_pathlist_hook(root, rel, rti, rte);
+
+	/* A recheck after a row lock would need the stored rows. */
+	if (rte->rtekind != RTE_FUNCTION || rte->funcordinality ||
+		list_length(rte->functions) != 1 || root->rowMarks != NIL ||
+		rel->pathlist == NIL)
+		return;
+	item = linitial_node(RangeTblFunction, rte->functions);
+	if (!IsA(item->funcexpr, FuncExpr))
+		return;
+	function = find_row_function(((FuncExpr *) item->funcexpr)->funcid);
+	plain = linitial(rel->pathlist);
+	if (function == NULL || !IsA(plain, Path) || plain->pathtype != T_FunctionScan)
+		return;
+
+	path = makeNode(CustomPath);
+	path->path = *plain;
+	path->path.type = T_CustomPath;
+	path->path.pathtype = T_CustomScan;
+	path->path.pathkeys = row_order(root, rel, function, (FuncExpr *) item->funcexpr);
+	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	path->methods = &path_methods;
+	rel->pathlist = NIL;
+	add_path(rel, (Path *) path);
+}
+
+static const RowFunction *
+find_row_function(Oid funcid)
+{
+	Oid			schema;
+	char	   *name;
+
+	/* most functions are none of ours */
+	if (funcid < FirstNormalObjectId)
+		return NULL;
+	schema = get_func_namespace(funcid);
+	if (schema != GetDaybookOids()->schema)
+		return NULL;
+	name = get_func_name(funcid);
+	for (int i = 0; i < lengthof(row_functions); i++)
+		if (strcmp(name, row_functions[i]->name) == 0 &&
+			get_func_nargs(funcid) == row_functions[i]->nargs)
+			return row_functions[i];
+	return NULL;
+}
+
+/* The order in which the rows come, as far as the query cares. */
+static List *
+row_order(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function, FuncExpr *call)
+{
+	Var		   *column = makeVar(rel->relid, function->order_column, INT8OID,
+								 -1, InvalidOid, 0);
+	StrategyNumber order = BTLessStrategyNumber;
+	Oid			operator;
+
+	if (function->backwards_arg >= 0)
+	{
+		Const	   *backwards = list_nth(call->args, function->backwards_arg);
+
+		if (!IsA(backwards, Const))
+			return NIL;
+		if (!backwards->constisnull && DatumGetBool(backwards->constvalue))
+			order = BTGreaterStrategyNumber;
+	}
+	operator = get_opfamily_member(INTEGER_BTREE_FAM_OID, INT8OID, INT8OID, order);
+#if PG_VERSION_NUM >= 160000
+	return build_expression_pathkey(root, (Expr *) column, operator, rel->relids, false);
+#else
+	return build_expression_pathkey(root, (Expr *) column, NULL, operator, rel->relids, false);
+#endif
+}
+
+static Plan *
+make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist,
+		  List *clauses, List *custom_plans)
+{
+	CustomScan *plan = makeNode(CustomScan);
+	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
+	RangeTblFunction *item = linitial_node(RangeTblFunction, rte->functions);
+
+	plan->flags = path->flags;
+	plan->methods = &scan_methods;
+	plan->scan.plan.targetlist = tlist;
+	plan->scan.plan.qual = extract_actual_clauses(clauses, false);
+	plan->custom_exprs = list_make1(item->funcexpr);
+	plan->custom_scan_tlist = needed_columns(rel, plan->scan.plan.qual);
+	return &plan->scan.plan;
+}
+
+/*
+ * Columns of the function's row that a plan refers to, as a target list.  The
+ * plan's own target list can be replaced later, by one that needs no more.
+ */
+static List *
+needed_columns(RelOptInfo *rel, List *quals)
+{
+	int			flags = PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+		PVC_RECURSE_PLACEHOLDERS;
+	List	   *vars = list_concat(pull_var_clause((Node *) rel->reltarget->exprs, flags),
+								   pull_var_clause((Node *) quals, flags));
+	List	   *own = NIL;
+	ListCell   *lc;
+
+	foreach(lc, vars)
+		if (((Var *) lfirst(lc))->varno == rel->relid)
+			own = lappend(own, lfirst(lc));
+	return add_to_flat_tlist(NIL, own);
+}
+
+/*
+ * Execution
+ */
+
+static Node *
+create_scan_state(CustomScan *plan)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) newNode(sizeof(RowFunctionScan),
+														T_CustomScanState);
+
+	scan->css.methods = &exec_methods;
+	return (Node *) scan;
+}
+
+static void
+begin_scan(CustomScanState *node, EState *estate, int eflags)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) node;
+	CustomScan *plan = (CustomScan *) node->ss.ps.plan;
+	ListCell   *lc;
+
+	scan->call = linitial_node(FuncExpr, plan->custom_exprs);
+	scan->function = find_row_function(scan->call->funcid);
+	if (scan->function == NULL)
+		elog(ERROR, "function %u does not stream its rows", scan->call->funcid);
+	check_execute_privilege(scan->call->funcid);
+	scan->args = ExecInitExprList(scan->call->args, &node->ss.ps);
+	scan->context = AllocSetContextCreate(CurrentMemoryContext, SCAN_NAME,
+										  ALLOCSET_DEFAULT_SIZES);
+
+	scan->columns = palloc(sizeof(AttrNumber) * (list_length(plan->custom_scan_tlist) + 1));
+	foreach(lc, plan->custom_scan_tlist)
+	{
+		Var		   *var = castNode(Var, lfirst_node(TargetEntry, lc)->expr);
+
+		scan->columns[scan->ncolumns++] = var->varattno;
+		scan->last_column = Max(scan->last_column, var->varattno);
+		if (var->varattno == InvalidAttrNumber)
+			scan->row_desc = lookup_rowtype_tupdesc_copy(var->vartype, var->vartypmod);
+	}
+}
+
+/* As the executor does for a function that it calls itself. */
+static void
+check_execute_privilege(Oid function)
+{
+	AclResult	result;
+
+#if PG_VERSION_NUM >= 160000
+	result = object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE);
+#else
+	result = pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE);
+#endif
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
+	InvokeFunctionExecuteHook(function);
+}
+
+static TupleTableSlot *
+next_result(CustomScanState *node)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) node;
+	ExprContext *econtext = node->ss.ps.ps_ExprContext;
+	ProjectionInfo *projection = node->ss.ps.ps_ProjInfo;
+
+	for (;;)
+	{
+		TupleTableSlot *slot;
+
+		CHECK_FOR_INTERRUPTS();
+		ResetExprContext(econtext);
+		slot = next_row(scan);
+		if (TupIsNull(slot))
+			return projection ? ExecClearTuple(projection->pi_state.resultslot) : slot;
+		econtext->ecxt_scantuple = slot;
+		if (ExecQual(node->ss.ps.qual, econtext))
+			return projection ? ExecProject(projection) : slot;
+		InstrCountFiltered1(node, 1);
+	}
+}
+
+static TupleTableSlot *
+next_row(RowFunctionScan *scan)
+{
+	TupleTableSlot *slot = scan->css.ss.ss_ScanTupleSlot;
+	MemoryContext caller;
+	TupleTableSlot *row;
+
+	ExecClearTuple(slot);
+	if (scan->done)
+		return slot;
+	if (scan->source == NULL)
+		start_call(scan);
+	caller = MemoryContextSwitchTo(scan->context);
+	row = scan->source->next(scan->source);
+	MemoryContextSwitchTo(caller);
+	if (row)
+		store_row(scan, row);
+	else
+		end_call(scan);
+	return slot;
+}
+
+static void
+start_call(RowFunctionScan *scan)
+{
+	ExprContext *econtext = scan->css.ss.ps.ps_ExprContext;
+	NullableDatum *args;
+	MemoryContext caller;
+	int			i = 0;
+	ListCell   *lc;
+
+	/* arguments must last as long as the call does */
+	caller = MemoryContextSwitchTo(scan->context);
+	args = palloc(sizeof(NullableDatum) * scan->function->nargs);
+	foreach(lc, scan->args)
+	{
+		args[i].value = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &args[i].isnull);
+		i++;
+	}
+	scan->source = scan->function->begin(args, scan->css.ss.ps.state->es_snapshot);
+	MemoryContextSwitchTo(caller);
+}
+
+/* Lets go of what the call holds; there are no more rows until a rescan. */
+static void
+end_call(RowFunctionScan *scan)
+{
+	if (scan->source)
+		scan->source->end(scan->source);
+	scan->source = NULL;
+	scan->done = true;
+	MemoryContextReset(scan->context);
+}
+
+/* Stores the wanted columns of a row in the scan's slot. */
+static void
+store_row(RowFunctionScan *scan, TupleTableSlot *row)
+{
+	TupleTableSlot *slot = scan->css.ss.ss_ScanTupleSlot;
+
+	slot_getsomeattrs(row, scan->last_column);
+	for (int i = 0; i < scan->ncolumns; i++)
+	{
+		AttrNumber	column = scan->columns[i];
+
+		if (column == InvalidAttrNumber)
+		{
+			slot->tts_values[i] = whole_row(scan, row);
+			slot->tts_isnull[i] = false;
+		}
+		else
+		{
+			slot->tts_values[i] = row->tts_values[column - 1];
+			slot->tts_isnull[i] = row->tts_isnull[column - 1];
+		}
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+static Datum
+whole_row(RowFunctionScan *scan, TupleTableSlot *row)
+{
+	ExprContext *econtext = scan->css.ss.ps.ps_ExprContext;
+	MemoryContext caller = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, &should_free);
+	Datum		result = heap_copy_tuple_as_datum(tuple, scan->row_desc);
+
+	if (should_free)
+		heap_freetuple(tuple);
+	MemoryContextSwitchTo(caller);
+	return result;
+}
+
+static void
+rescan(CustomScanState *node)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) node;
+
+	ExecClearTuple(node->ss.ss_ScanTupleSlot);
+	end_call(scan);
+	scan->done = false;
+}
+
+static void
+end_scan(CustomScanState *node)
+{
+	ExecClearTuple(node->ss.ss_ScanTupleSlot);
+	end_call((RowFunctionScan *) node);
+}
+
+static void
+explain_scan(CustomScanState *node, List *ancestors, ExplainState *es)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) node;
+	List	   *context = set_deparse_context_plan(es->deparse_cxt,
+												  node->ss.ps.plan, ancestors);
+
+	ExplainPropertyText("Function Call",
+						deparse_expression((Node *) scan->call, context,
+										   list_length(es->rtable) > 1 || es->verbose,
+										   false),
+						es);
+}

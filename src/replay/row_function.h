@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_function.h
+ *	  Set-returning functions whose rows stream.
+ *
+ * PostgreSQL stores all rows of a function in FROM before it gives the first.
+ * A function that is described here is run by a scan node of our own where
+ * that is possible: it passes its rows on one by one, says in which order they
+ * come, and stops when no more are wanted.  Elsewhere (in the select list, in
+ * ROWS FROM, in a statement that locks rows) it works as any other function.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_ROW_FUNCTION_H
+#define DAYBOOK_ROW_FUNCTION_H
+
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "utils/snapshot.h"
+
+/* A call in progress. */
+typedef struct RowSource RowSource;
+struct RowSource
+{
+	/* NULL after the last; a row is valid until the next call */
+	TupleTableSlot *(*next) (RowSource *source);
+	void		(*end) (RowSource *source);
+};
+
+typedef struct RowFunction
+{
+	const char *name;			/* in schema daybook */
+	int			nargs;
+	RowSource  *(*begin) (const NullableDatum *args, Snapshot snapshot);
+	AttrNumber	order_column;	/* bigint by which rows rise */
+	int			backwards_arg;	/* argument that makes them fall, or -1 */
+} RowFunction;
+
+extern const RowFunction ReplayFunction;
+extern const RowFunction ReadAllFunction;
+
+/* The body of the function as SQL calls it. */
+extern Datum ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo);
+
+/* Called once when the module is loaded. */
+extern void RowFunctionsInit(void);
+
+#endif							/* DAYBOOK_ROW_FUNCTION_H */
