@@ -21,7 +21,6 @@
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "sequencer/log_view.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -78,7 +77,6 @@ _PG_init(void)
 
 	GuardInit();
 	AppendCallbacksInit();
-	LogViewInit();
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	if (!process_shared_preload_libraries_in_progress)

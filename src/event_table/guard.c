@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
+#include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_attribute.h"
@@ -311,6 +312,7 @@ guard_alter_column(Oid relid, int attnum)
 	SysScanDesc old_scan;
 	SysScanDesc new_scan;
 	ScanKeyData keys[2];
+	ScanKeyData new_keys[2];
 
 	if (!TableIsProtected(relid))
 		return;
@@ -318,9 +320,10 @@ guard_alter_column(Oid relid, int attnum)
 				F_OIDEQ, ObjectIdGetDatum(relid));
 	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTEqualStrategyNumber,
 				F_INT2EQ, Int16GetDatum(attnum));
+	memcpy(new_keys, keys, sizeof(keys));	/* a scan changes its keys */
 	catalog = table_open(AttributeRelationId, AccessShareLock);
 	old_scan = systable_beginscan(catalog, AttributeRelidNumIndexId, true, NULL, 2, keys);
-	new_scan = systable_beginscan(catalog, AttributeRelidNumIndexId, true, SnapshotSelf, 2, keys);
+	new_scan = systable_beginscan(catalog, AttributeRelidNumIndexId, true, SnapshotSelf, 2, new_keys);
 	old_tuple = systable_getnext(old_scan);
 	new_tuple = systable_getnext(new_scan);
 	if (HeapTupleIsValid(old_tuple) && HeapTupleIsValid(new_tuple))

@@ -18,7 +18,7 @@
 #include "catalog/indexing.h"
 #include "daybook.h"
 #include "miscadmin.h"
-#include "sequencer/log_table.h"
+#include "sequencer/log_rows.h"
 #include "sequencer/sequencer_internal.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"

@@ -11,7 +11,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "daybook.h"
-#include "sequencer/log_table.h"
+#include "sequencer/log_rows.h"
 #include "sequencer/sequencer_internal.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"

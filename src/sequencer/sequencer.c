@@ -20,6 +20,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
@@ -462,7 +463,7 @@ scan_round(Snapshot snapshot, int *events)
 	{
 		MemoryContext old = MemoryContextSwitchTo(scan_context);
 
-		seq.ntoo_early = RunningTransactions(snapshot, &seq.too_early);
+		seq.ntoo_early = TransactionsInProgress(snapshot, &seq.too_early);
 		MemoryContextSwitchTo(old);
 	}
 	seq.ntoo_early = DropEndedTransactions(snapshot, seq.too_early, seq.ntoo_early);

@@ -21,6 +21,7 @@
 #include "access/transam.h"
 #include "sequencer/sequencer_internal.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -71,7 +72,7 @@ GapsNote(int64 low, int64 high, const int64 *present, int npresent, Snapshot sna
 
 	gap->low = low;
 	gap->high = high;
-	gap->nxids = RunningTransactions(snapshot, &gap->xids);
+	gap->nxids = TransactionsInProgress(snapshot, &gap->xids);
 	if (gap->nxids > 0)
 	{
 		for (int i = 0; i < npresent; i++)
@@ -267,17 +268,17 @@ GapsProbe(Snapshot snapshot, GapProbe probe, void *arg)
  * everything counts as in progress, finished or not.
  */
 int
-RunningTransactions(Snapshot snapshot, TransactionId **xids)
+TransactionsInProgress(Snapshot snapshot, TransactionId **xids)
 {
 	TransactionId next = XidFromFullTransactionId(ReadNextFullTransactionId());
+	TransactionId xid = snapshot->xmax;
 	int			max = snapshot->xcnt + 16;
 	int			count = snapshot->xcnt;
 
 	*xids = palloc(max * sizeof(TransactionId));
 	memcpy(*xids, snapshot->xip, count * sizeof(TransactionId));
 	qsort(*xids, count, sizeof(TransactionId), xidComparator);
-	for (TransactionId xid = snapshot->xmax; TransactionIdPrecedes(xid, next);
-		 TransactionIdAdvance(xid))
+	while (TransactionIdPrecedes(xid, next))
 	{
 		if (count == max)
 		{
@@ -285,6 +286,7 @@ RunningTransactions(Snapshot snapshot, TransactionId **xids)
 			*xids = repalloc(*xids, max * sizeof(TransactionId));
 		}
 		(*xids)[count++] = xid;
+		TransactionIdAdvance(xid);
 	}
 	return count;
 }

@@ -45,7 +45,7 @@ extern int	GapsCount(void);
 extern bool GapsBelow(int64 id);
 typedef void (*GapProbe) (int64 low, int64 high, void *arg);
 extern void GapsProbe(Snapshot snapshot, GapProbe probe, void *arg);
-extern int	RunningTransactions(Snapshot snapshot, TransactionId **xids);
+extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);
 extern int	DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids);
 
 /* sequencer_scan.c: events found by their ids */

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * log_table.h
+ * log_rows.h
  *	  The columns of daybook.log_segment.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DAYBOOK_LOG_TABLE_H
-#define DAYBOOK_LOG_TABLE_H
+#ifndef DAYBOOK_LOG_ROWS_H
+#define DAYBOOK_LOG_ROWS_H
 
 #include "catalog/indexing.h"
 #include "sequencer/log_segment.h"
@@ -23,4 +23,4 @@
 extern void LogSegmentInsert(Relation rel, CatalogIndexState indexes,
 							 LogSegmentWriter *segment);
 
-#endif							/* DAYBOOK_LOG_TABLE_H */
+#endif							/* DAYBOOK_LOG_ROWS_H */
