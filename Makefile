@@ -11,6 +11,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 SQL_PARTS = \
 	src/daybook.sql \
 	src/event_table/event_table.sql \
+	src/append/append.sql \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql

@@ -53,12 +53,24 @@ extern bool EventTableIsEmpty(Oid relid);
 /* stream_tail.c */
 extern int64 StreamTailLock(Relation rel, const EventTable *table,
 							text *stream_id, bool *locked);
+typedef struct StreamPin
+{
+	bool		locked;			/* the pin holds the stream's lock */
+	uint64		hash;
+	Oid			relid;
+	text	   *stream_id;
+} StreamPin;
+
+extern int64 StreamTailPin(Relation rel, const EventTable *table, text *stream_id,
+						   StreamPin *pin);
+extern void StreamTailUnpin(const StreamPin *pin, bool unused);
 extern void StreamTailConfirm(Oid relid, text *stream_id, int64 version);
 extern void StreamTailsForget(void);
 extern void StreamTailsEnd(void);
 
 /* event_ticket.c */
 extern void EventTicketsSettle(void);
+extern void EventTicketSetPinned(uint64 stream_hash, bool pinned);
 extern void EventTicketLockStream(uint64 stream_hash);
 extern void EventTicketIssue(Relation rel, text *stream_id, int64 id, int64 version,
 							 TimestampTz recorded_at, text *recorded_by, bool locked);

@@ -43,6 +43,7 @@ typedef struct EventTicket
 	int64		version;
 	bool		redeemed;
 	bool		locked;
+	bool		pinned;			/* the lock stays until unpinned */
 	LOCKTAG		lock;
 	TimestampTz recorded_at;
 	StringInfoData stream_id;	/* buffers stay with their places and are reused */
@@ -64,8 +65,22 @@ void
 EventTicketsSettle(void)
 {
 	for (int i = ticket_count - 1; i >= 0; i--)
-		if (tickets[i].redeemed)
+		if (tickets[i].redeemed && !tickets[i].pinned)
 			drop_ticket(i);
+}
+
+/* Keeps a stream's lock, which this transaction holds, until it is unpinned. */
+void
+EventTicketSetPinned(uint64 stream_hash, bool pinned)
+{
+	for (int i = ticket_count - 1; i >= 0; i--)
+		if (tickets[i].locked &&
+			tickets[i].lock.locktag_field2 == (uint32) (stream_hash >> 32) &&
+			tickets[i].lock.locktag_field3 == (uint32) stream_hash)
+		{
+			tickets[i].pinned = pinned;
+			return;
+		}
 }
 
 static EventTicket *
@@ -79,6 +94,7 @@ add_ticket(void)
 	ticket->relid = InvalidOid;
 	ticket->redeemed = true;
 	ticket->locked = false;
+	ticket->pinned = false;
 	return ticket;
 }
 
@@ -237,7 +253,10 @@ void
 EventTicketsVoid(void)
 {
 	for (int i = 0; i < ticket_count; i++)
+	{
 		tickets[i].redeemed = true;
+		tickets[i].pinned = false;
+	}
 }
 
 /* At the end of a transaction its locks go by themselves. */

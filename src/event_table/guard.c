@@ -238,7 +238,7 @@ guard_drop_trigger(Oid trigger_id)
 	trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 	if (trigger->tgfoid == GetDaybookOids()->event_trigger_function &&
 		trigger->tgrelid != drop_allowed && TableIsProtected(trigger->tgrelid))
-		refuse(trigger->tgrelid, "drop the version trigger of", HINT_TRIGGER);
+		refuse(trigger->tgrelid, "drop the version trigger, or the whole, of", HINT_DROP);
 }
 
 static void

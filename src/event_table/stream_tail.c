@@ -77,6 +77,7 @@ static streamhash_hash *streams = NULL;
 static bool has_appended = false;
 
 static StreamKey make_key(Oid relid, text *stream_id);
+static void remember(StreamKey key, int64 version);
 static int64 probe(Relation rel, Relation index, text *stream_id,
 				   bool *is_ours, Snapshot snapshot, ItemPointer tid);
 static bool wait_for_writer(Relation rel, SnapshotData *dirty, ItemPointer tid);
@@ -123,6 +124,41 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
 	} while (wait_for_writer(rel, &dirty, &tid));
 	index_close(index, NoLock);
 	return version;
+}
+
+/*
+ * The same for several rows, for which the caller may look at the stream
+ * first: until unpinned, the version trigger takes the tail from the pin.
+ */
+int64
+StreamTailPin(Relation rel, const EventTable *table, text *stream_id, StreamPin *pin)
+{
+	int64		version = StreamTailLock(rel, table, stream_id, &pin->locked);
+	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
+
+	pin->hash = key.hash;
+	pin->relid = key.relid;
+	pin->stream_id = stream_id;
+	if (pin->locked)
+	{
+		EventTicketSetPinned(key.hash, true);
+		remember(key, version);
+	}
+	return version;
+}
+
+/*
+ * unused: no row was written.  If the pin has the lock, the tail is not this
+ * transaction's and must not be remembered without it.
+ */
+void
+StreamTailUnpin(const StreamPin *pin, bool unused)
+{
+	if (!pin->locked)
+		return;
+	EventTicketSetPinned(pin->hash, false);
+	if (unused && streams)
+		streamhash_delete(streams, make_key(pin->relid, pin->stream_id));
 }
 
 /* Waits for the transaction whose row the probe met; false if there is none. */
@@ -178,11 +214,16 @@ probe(Relation rel, Relation index, text *stream_id, bool *is_ours,
 void
 StreamTailConfirm(Oid relid, text *stream_id, int64 version)
 {
-	StreamKey	key = make_key(relid, stream_id);
+	has_appended = true;
+	remember(make_key(relid, stream_id), version);
+}
+
+static void
+remember(StreamKey key, int64 version)
+{
 	StreamEntry *entry;
 	bool		found;
 
-	has_appended = true;
 	if (streams && streams->members >= MAX_CACHED_STREAMS)
 	{
 		MemoryContextDelete(stream_context);
@@ -198,10 +239,10 @@ StreamTailConfirm(Oid relid, text *stream_id, int64 version)
 	entry = streamhash_insert(streams, key, &found);
 	if (!found)
 	{
-		Size		size = VARSIZE_ANY(stream_id);
+		Size		size = VARSIZE_ANY(key.stream_id);
 
 		entry->key.stream_id = MemoryContextAlloc(stream_context, size);
-		memcpy(entry->key.stream_id, stream_id, size);
+		memcpy(entry->key.stream_id, key.stream_id, size);
 	}
 	entry->version = version;
 }

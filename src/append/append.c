@@ -1,0 +1,165 @@
+/*-------------------------------------------------------------------------
+ *
+ * append.c
+ *	  daybook.append(): events into a stream, once, at the expected version.
+ *
+ * The stream is locked before it is looked at, so duplicates and the version
+ * are judged by what is committed then, whatever the isolation level.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "append/append.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+
+PG_FUNCTION_INFO_V1(daybook_append_events);
+PG_FUNCTION_INFO_V1(daybook_append_event);
+
+#define APPEND_RESULT_NATTS	5
+
+static Relation open_for_append(Oid relid);
+static int64 expected_argument(FunctionCallInfo fcinfo, int n);
+static void require_argument(FunctionCallInfo fcinfo, int n, const char *name);
+static Datum append(FunctionCallInfo fcinfo, const AppendEvent *events, int count,
+					int64 expected);
+static void check_expected(Relation rel, text *stream_id, int64 expected, int64 actual);
+static Datum result_datum(FunctionCallInfo fcinfo, const AppendResult *result);
+
+/* daybook.append(event_table, stream_id, events, expected_version) */
+Datum
+daybook_append_events(PG_FUNCTION_ARGS)
+{
+	AppendEvent *events;
+	int			count;
+
+	require_argument(fcinfo, 2, "events");
+	events = ParseEvents(PG_GETARG_JSONB_P(2), &count);
+	return append(fcinfo, events, count, expected_argument(fcinfo, 3));
+}
+
+/* daybook.append(event_table, stream_id, type, data, metadata, expected_version) */
+Datum
+daybook_append_event(PG_FUNCTION_ARGS)
+{
+	AppendEvent event = {0};
+
+	require_argument(fcinfo, 2, "type");
+	event.type = PG_GETARG_TEXT_PP(2);
+	event.data = PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3);
+	event.metadata = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	if (event.metadata && !JB_ROOT_IS_OBJECT(event.metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata of an event must be a JSON object")));
+	return append(fcinfo, &event, 1, expected_argument(fcinfo, 5));
+}
+
+static int64
+expected_argument(FunctionCallInfo fcinfo, int n)
+{
+	int64		expected;
+
+	if (PG_ARGISNULL(n))
+		return EXPECT_ANY;
+	expected = PG_GETARG_INT64(n);
+	if (expected < EXPECT_EXISTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("expected_version " INT64_FORMAT " is out of range", expected),
+				 errhint("Use NULL for any version, 0 for a new stream, a version, or -1 for a stream that exists.")));
+	return expected;
+}
+
+static void
+require_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" of daybook.append must not be null", name)));
+}
+
+static Datum
+append(FunctionCallInfo fcinfo, const AppendEvent *events, int count, int64 expected)
+{
+	AppendResult result = {0};
+	const EventTable *table;
+	Relation	rel;
+	text	   *stream_id;
+	int64		last_version;
+	StreamPin	pin;
+
+	require_argument(fcinfo, 0, "event_table");
+	require_argument(fcinfo, 1, "stream_id");
+	PreventCommandIfReadOnly("daybook.append()");
+	rel = open_for_append(PG_GETARG_OID(0));
+	table = RequireEventTable(rel);
+	stream_id = PG_GETARG_TEXT_PP(1);
+	if (VARSIZE_ANY_EXHDR(stream_id) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream_id of an event must not be empty")));
+
+	last_version = StreamTailPin(rel, table, stream_id, &pin);
+	if (!FindDuplicate(rel, table, stream_id, events, count, &result))
+	{
+		check_expected(rel, stream_id, expected, last_version);
+		WriteEvents(rel, stream_id, last_version, events, count, &result);
+	}
+	StreamTailUnpin(&pin, result.duplicate);
+	table_close(rel, NoLock);
+	return result_datum(fcinfo, &result);
+}
+
+/* What INSERT would check of the table. */
+static Relation
+open_for_append(Oid relid)
+{
+	Relation	rel = table_open(relid, RowExclusiveLock);
+	AclResult	allowed = pg_class_aclcheck(relid, GetUserId(), ACL_INSERT);
+
+	if (allowed != ACLCHECK_OK)
+		aclcheck_error(allowed, OBJECT_TABLE, RelationGetRelationName(rel));
+	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot append to \"%s\" under row-level security",
+						RelationGetRelationName(rel)),
+				 errhint("Grant INSERT on the table, or EXECUTE on a function that appends.")));
+	return rel;
+}
+
+static void
+check_expected(Relation rel, text *stream_id, int64 expected, int64 actual)
+{
+	if (expected == EXPECT_ANY || expected == actual ||
+		(expected == EXPECT_EXISTS && actual > 0))
+		return;
+	ReportVersionConflict(rel, stream_id, expected, actual);
+}
+
+static Datum
+result_datum(FunctionCallInfo fcinfo, const AppendResult *result)
+{
+	Datum		values[APPEND_RESULT_NATTS];
+	bool		nulls[APPEND_RESULT_NATTS] = {false};
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = Int64GetDatum(result->first_version);
+	values[1] = Int64GetDatum(result->last_version);
+	values[2] = Int64GetDatum(result->first_id);
+	values[3] = Int64GetDatum(result->last_id);
+	values[4] = BoolGetDatum(result->duplicate);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
