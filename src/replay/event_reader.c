@@ -3,10 +3,12 @@
  * event_reader.c
  *	  Reads the log together with the events it names.
  *
- * The log is taken in chunks.  The entries of a chunk are sorted by event
- * table and id, and each table's index on id is swept once, in its own order,
- * which is nearly that of the heap.  What passes the filter is copied and
- * handed out in order of position.  Values stored out of line stay there.
+ * The log is taken in chunks, and each event table's index on id is swept in
+ * its own order, which is nearly that of the heap.  Where the positions of a
+ * chunk follow the ids, as they do unless transactions overlapped, events are
+ * fetched as they are asked for.  Else the chunk is fetched in order of id,
+ * and what passes the filter is copied and handed out in order of position.
+ * Values stored out of line stay there.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,11 +32,21 @@
 #include "utils/memutils.h"
 
 /* Log entries that are read at a time. */
-#define CHUNK_MAX_ENTRIES	1024
-#define CHUNK_MIN_ENTRIES	64
+#define CHUNK_MAX_ENTRIES	128
+#define CHUNK_MIN_ENTRIES	16
 
 /* Up to this far ahead a sweep steps to an id rather than searching for it. */
 #define NEAR_IDS			64
+
+/* A sweep over a table's index on id, upwards. */
+typedef struct Sweep
+{
+	IndexScanDesc scan;
+	ScanKeyData key;
+	bool		started;
+	bool		holds;			/* the index tuple of id has not been used yet */
+	int64		id;
+} Sweep;
 
 /* An event table that the log named. */
 typedef struct SourceTable
@@ -45,26 +57,17 @@ typedef struct SourceTable
 	Relation	table;			/* NULL until needed */
 	Relation	index;
 	TupleTableSlot *slot;
+	Sweep		sweep;
+	int64		last_id;		/* met in the log last */
 } SourceTable;
 
 /* An entry of the present chunk. */
 typedef struct ChunkEntry
 {
-	SourceTable *source;		/* NULL: filtered out */
-	LogEntry	log;
-	HeapTuple	tuple;			/* NULL: filtered out */
-} ChunkEntry;
-
-/* A sweep over one table's index on id. */
-typedef struct Sweep
-{
 	SourceTable *source;
-	IndexScanDesc scan;
-	ScanKeyData key;
-	bool		started;
-	bool		holds;			/* the index tuple of id has not been used yet */
-	int64		id;
-} Sweep;
+	LogEntry	log;
+	HeapTuple	tuple;			/* copy, where the chunk was fetched in advance */
+} ChunkEntry;
 
 /* A set of strings, sorted by length and bytes. */
 typedef struct StringSet
@@ -95,10 +98,11 @@ struct EventReader
 	bool		at_end;
 
 	ChunkEntry *entries;
-	ChunkEntry **by_id;			/* of the entries to be read */
+	ChunkEntry **by_id;			/* entries of the chunk that are wanted */
 	int			chunk_size;
 	int			entry_count;
 	int			next_entry;
+	bool		fetched;		/* the chunk's events are in its entries */
 	LogEvent	event;
 };
 
@@ -111,10 +115,12 @@ static int	choose_chunk_size(EventReader *reader);
 static SourceTable *find_source(EventReader *reader, int32 table_no);
 static bool wants_event_table(EventReader *reader, Oid relid);
 static bool open_source(EventReader *reader, SourceTable *source);
-static void fetch_events(EventReader *reader, int count);
+static bool take_event(EventReader *reader, ChunkEntry *entry);
+static void fetch_chunk(EventReader *reader, int count);
 static int	compare_by_id(const void *a, const void *b);
-static void begin_sweep(EventReader *reader, Sweep *sweep, SourceTable *source);
-static bool sweep_to(Sweep *sweep, int64 id);
+static bool fetch_event(EventReader *reader, ChunkEntry *entry);
+static void begin_sweep(EventReader *reader, SourceTable *source);
+static bool sweep_to(SourceTable *source, int64 id);
 static bool next_index_tuple(Sweep *sweep);
 static void search_index(Sweep *sweep, int64 id);
 static bool passes_filter(EventReader *reader, TupleTableSlot *slot);
@@ -138,6 +144,8 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	reader->context = context;
 	reader->chunk_context = AllocSetContextCreate(context, "event reader chunk",
 												  ALLOCSET_DEFAULT_SIZES);
+	reader->entries = palloc(sizeof(ChunkEntry) * CHUNK_MAX_ENTRIES);
+	reader->by_id = palloc(sizeof(ChunkEntry *) * CHUNK_MAX_ENTRIES);
 	reader->snapshot = snapshot;
 	reader->check_privileges = check_privileges;
 	set_event_tables(reader, filter ? filter->event_tables : NULL);
@@ -154,28 +162,26 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 LogEvent *
 EventReaderNext(EventReader *reader)
 {
-	for (;;)
+	/* index scans allocate as they go */
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+	bool		found = false;
+
+	do
 	{
-		while (reader->next_entry < reader->entry_count)
+		while (!found && reader->next_entry < reader->entry_count)
 		{
 			ChunkEntry *entry = &reader->entries[reader->next_entry];
 
 			if (reader->limit > 0 && entry->log.position > reader->limit)
-				return NULL;
+				break;
 			reader->next_entry++;
 			reader->position = entry->log.position;
-			if (entry->tuple == NULL)
-				continue;
-			if (reader->expected > 0)
-				reader->expected--;
-			reader->event.entry = entry->log;
-			reader->event.event_table = entry->source->relid;
-			reader->event.tuple = entry->tuple;
-			return &reader->event;
+			found = take_event(reader, entry);
 		}
-		if (!read_chunk(reader))
-			return NULL;
-	}
+	} while (!found && reader->next_entry == reader->entry_count && read_chunk(reader));
+
+	MemoryContextSwitchTo(caller);
+	return found ? &reader->event : NULL;
 }
 
 int64
@@ -208,6 +214,8 @@ EventReaderEnd(EventReader *reader)
 	{
 		if (source->table == NULL)
 			continue;
+		if (source->sweep.scan)
+			index_endscan(source->sweep.scan);
 		ExecDropSingleTupleTableSlot(source->slot);
 		index_close(source->index, NoLock);
 		table_close(source->table, NoLock);
@@ -294,8 +302,8 @@ set_contains(const StringSet *set, const char *data, int len)
 static bool
 read_chunk(EventReader *reader)
 {
-	MemoryContext caller;
 	int			wanted = 0;
+	bool		in_order = true;
 
 	CHECK_FOR_INTERRUPTS();
 	if (reader->at_end || (reader->limit > 0 && reader->position >= reader->limit))
@@ -304,11 +312,6 @@ read_chunk(EventReader *reader)
 	reader->chunk_size = choose_chunk_size(reader);
 	reader->entry_count = 0;
 	reader->next_entry = 0;
-	MemoryContextReset(reader->chunk_context);
-	caller = MemoryContextSwitchTo(reader->chunk_context);
-	reader->entries = palloc(sizeof(ChunkEntry) * reader->chunk_size);
-	reader->by_id = palloc(sizeof(ChunkEntry *) * reader->chunk_size);
-
 	while (reader->entry_count < reader->chunk_size)
 	{
 		ChunkEntry *entry = &reader->entries[reader->entry_count];
@@ -318,14 +321,18 @@ read_chunk(EventReader *reader)
 			reader->at_end = true;
 			break;
 		}
-		entry->source = find_source(reader, entry->log.table_no);
-		entry->tuple = NULL;
-		if (entry->source->wanted)
-			reader->by_id[wanted++] = entry;
 		reader->entry_count++;
+		entry->source = find_source(reader, entry->log.table_no);
+		if (!entry->source->wanted)
+			continue;
+		if (entry->log.id < entry->source->last_id)
+			in_order = false;
+		entry->source->last_id = entry->log.id;
+		reader->by_id[wanted++] = entry;
 	}
-	fetch_events(reader, wanted);
-	MemoryContextSwitchTo(caller);
+	reader->fetched = !in_order;
+	if (!in_order)
+		fetch_chunk(reader, wanted);
 	return reader->entry_count > 0;
 }
 
@@ -356,7 +363,8 @@ find_source(EventReader *reader, int32 table_no)
 	source = hash_search(reader->sources, &table_no, HASH_ENTER, &found);
 	if (!found)
 	{
-		source->table = NULL;
+		memset(source, 0, sizeof(SourceTable));
+		source->table_no = table_no;
 		source->relid = LogEventTable(reader->snapshot, table_no);
 		source->wanted = OidIsValid(source->relid) &&
 			wants_event_table(reader, source->relid) &&
@@ -381,8 +389,6 @@ wants_event_table(EventReader *reader, Oid relid)
 static bool
 open_source(EventReader *reader, SourceTable *source)
 {
-	MemoryContext caller = MemoryContextSwitchTo(reader->context);
-
 	source->table = try_relation_open(source->relid, AccessShareLock);
 	if (source->table)
 	{
@@ -393,42 +399,45 @@ open_source(EventReader *reader, SourceTable *source)
 		source->index = index_open(index, AccessShareLock);
 		source->slot = table_slot_create(source->table, NULL);
 	}
-	MemoryContextSwitchTo(caller);
 	return source->table != NULL;
 }
 
-/* Fetches the events of the first entries of by_id that pass the filter. */
-static void
-fetch_events(EventReader *reader, int count)
+/* Makes an entry's event the present one; false if it is filtered out. */
+static bool
+take_event(EventReader *reader, ChunkEntry *entry)
 {
-	Sweep		sweep = {0};
+	bool		should_free;
 
+	if (!entry->source->wanted ||
+		!(reader->fetched ? entry->tuple != NULL : fetch_event(reader, entry)))
+		return false;
+	if (reader->expected > 0)
+		reader->expected--;
+	reader->event.entry = entry->log;
+	reader->event.event_table = entry->source->relid;
+	reader->event.tuple = reader->fetched ? entry->tuple :
+		ExecFetchSlotHeapTuple(entry->source->slot, false, &should_free);
+	return true;
+}
+
+/* Fetches the wanted events of a chunk in order of id and copies them. */
+static void
+fetch_chunk(EventReader *reader, int count)
+{
+	MemoryContextReset(reader->chunk_context);
 	qsort(reader->by_id, count, sizeof(ChunkEntry *), compare_by_id);
 	for (int i = 0; i < count; i++)
 	{
 		ChunkEntry *entry = reader->by_id[i];
 
-		if (sweep.source != entry->source)
+		entry->tuple = NULL;
+		if (fetch_event(reader, entry))
 		{
-			if (sweep.source)
-				index_endscan(sweep.scan);
-			begin_sweep(reader, &sweep, entry->source);
-		}
-		if (!sweep_to(&sweep, entry->log.id))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("event at position " INT64_FORMAT " is missing",
-							entry->log.position),
-					 errdetail("The log names id " INT64_FORMAT " of event table \"%s\".",
-							   entry->log.id,
-							   RelationGetRelationName(entry->source->table)),
-					 errhint("The table was altered behind daybook's back, or restored without its newest events.")));
-		if (passes_filter(reader, entry->source->slot))
+			MemoryContextSwitchTo(reader->chunk_context);
 			entry->tuple = ExecCopySlotHeapTuple(entry->source->slot);
-		ExecClearTuple(entry->source->slot);
+			MemoryContextSwitchTo(reader->context);
+		}
 	}
-	if (sweep.source)
-		index_endscan(sweep.scan);
 }
 
 static int
@@ -444,32 +453,53 @@ compare_by_id(const void *a, const void *b)
 	return 0;
 }
 
-static void
-begin_sweep(EventReader *reader, Sweep *sweep, SourceTable *source)
+/* Puts an entry's event into its table's slot; false if it is filtered out. */
+static bool
+fetch_event(EventReader *reader, ChunkEntry *entry)
 {
-	memset(sweep, 0, sizeof(Sweep));
-	sweep->source = source;
-	sweep->scan = index_beginscan_compat(source->table, source->index, reader->snapshot, 1);
+	SourceTable *source = entry->source;
+
+	if (source->sweep.scan == NULL)
+		begin_sweep(reader, source);
+	if (!sweep_to(source, entry->log.id))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event at position " INT64_FORMAT " is missing",
+						entry->log.position),
+				 errdetail("The log names id " INT64_FORMAT " of event table \"%s\".",
+						   entry->log.id, RelationGetRelationName(source->table)),
+				 errhint("The table was altered behind daybook's back, or restored without its newest events.")));
+	return passes_filter(reader, source->slot);
+}
+
+static void
+begin_sweep(EventReader *reader, SourceTable *source)
+{
+	IndexScanDesc scan;
+
+	scan = index_beginscan_compat(source->table, source->index, reader->snapshot, 1);
 	/* ids come from the index, so that rows in between are not visited */
-	sweep->scan->xs_want_itup = true;
+	scan->xs_want_itup = true;
+	source->sweep.scan = scan;
 }
 
 /*
- * Moves to an id, not below the one before, and puts its event into the
- * source's slot.  Several index tuples can have the id where an earlier
- * insert of it was rolled back.
+ * Moves to an id and puts its event into the source's slot.  Several index
+ * tuples can have the id where an earlier insert of it was rolled back.
  */
 static bool
-sweep_to(Sweep *sweep, int64 id)
+sweep_to(SourceTable *source, int64 id)
 {
-	if (!sweep->started || id - sweep->id > NEAR_IDS)
+	Sweep	   *sweep = &source->sweep;
+
+	if (!sweep->started || id < sweep->id || id - sweep->id > NEAR_IDS)
 		search_index(sweep, id);
 	while (sweep->holds || next_index_tuple(sweep))
 	{
 		if (sweep->id > id)
 			return false;
 		sweep->holds = false;
-		if (sweep->id == id && index_fetch_heap(sweep->scan, sweep->source->slot))
+		if (sweep->id == id && index_fetch_heap(sweep->scan, source->slot))
 			return true;
 	}
 	return false;
