@@ -37,11 +37,14 @@ is_installed() {
 
 refresh_apt_lists() {
 	[ -z "$apt_lists_are_fresh" ] || return 0
-	as_root apt-get update -qq </dev/null || die "apt-get update failed"
+	command -v apt-get >/dev/null || die "apt-get not found: these scripts are for Debian"
+	as_root apt-get update -qq </dev/null || note "apt-get update has failed; going on with the lists that are there"
 	apt_lists_are_fresh=yes
 }
 
+# Does this release have the package?  Old lists are good enough to tell.
 apt_offers() {
+	compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null || refresh_apt_lists
 	apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'
 }
 
@@ -54,7 +57,6 @@ install_packages() {
 		is_installed "$package" || missing+=("$package")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
-	command -v apt-get >/dev/null || die "apt-get not found: these scripts are for Debian"
 
 	note "installing ${missing[*]}"
 	log=$(mktemp)
@@ -128,10 +130,23 @@ copy_sources() {
 	"${run[@]}" chown "$owner:" "$to"
 }
 
+# build_and_install TREE PG_CONFIG LOG: copies the sources to TREE, builds them
+# there as the server's user and installs daybook into that PostgreSQL.
+build_and_install() {
+	local tree=$1 pg_config=$2 log=$3
+	copy_sources "$tree" "$(server_user)" &&
+		as_server_user make -C "$tree" -j"$(nproc)" all PG_CONFIG="$pg_config" >"$log" 2>&1 &&
+		as_root make -C "$tree" install PG_CONFIG="$pg_config" >>"$log" 2>&1
+}
+
 # ---------------------------------------------------------------- servers
 
-# server_settings DIRECTORY: the part of postgresql.conf that is ours.  The
-# server listens on a socket in its own directory only, which nobody else can enter.
+# These are called by the server's user.  DIRECTORY holds the data directory,
+# the socket, which nobody else can reach, and the log.
+
+server_port=55432
+
+# server_settings DIRECTORY: the part of postgresql.conf that is ours.
 server_settings() {
 	cat <<-SETTINGS
 		listen_addresses = ''
@@ -149,10 +164,8 @@ server_settings() {
 	SETTINGS
 }
 
-server_port=55432
-
-# make_server BINDIR DIRECTORY [EXTRA_SETTING...]: a data directory in
-# DIRECTORY/data, unless there is one; to be run as the server's user.
+# make_server BINDIR DIRECTORY [SETTING...]: makes the data directory, unless
+# there is one, and writes the settings.
 make_server() {
 	local bindir=$1 directory=$2
 	shift 2
@@ -170,6 +183,10 @@ make_server() {
 	} >"$directory/data/daybook.conf"
 }
 
+server_is_running() {
+	"$1/pg_ctl" -D "$2/data" status >/dev/null 2>&1
+}
+
 start_server() {
 	local bindir=$1 directory=$2
 	if ! "$bindir/pg_ctl" -D "$directory/data" -l "$directory/server.log" -w -t 120 start >/dev/null; then
@@ -180,7 +197,7 @@ start_server() {
 
 stop_server() {
 	local bindir=$1 directory=$2
-	if "$bindir/pg_ctl" -D "$directory/data" status >/dev/null 2>&1; then
+	if server_is_running "$bindir" "$directory"; then
 		"$bindir/pg_ctl" -D "$directory/data" -m fast -w -t 120 stop >/dev/null ||
 			"$bindir/pg_ctl" -D "$directory/data" -m immediate -w stop >/dev/null
 	fi
