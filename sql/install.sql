@@ -26,9 +26,9 @@ SELECT p.oid::regprocedure FROM member JOIN pg_proc p ON p.oid = objid AND class
 WHERE p.prosecdef AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
 ORDER BY 1;
 
--- Everything is in the schema daybook.
+-- Everything that is in a schema is in the schema daybook.
 SELECT object FROM member, pg_identify_object(classid, objid, 0) AS i
-WHERE i.schema IS DISTINCT FROM 'daybook' AND i.type NOT IN ('schema', 'access method', 'event trigger')
+WHERE i.schema <> 'daybook'
 ORDER BY object COLLATE "C";
 
 DROP VIEW member;
