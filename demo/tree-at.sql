@@ -2,7 +2,7 @@
 COPY (
     WITH history AS MATERIALIZED (
         SELECT position, stream_id, type, data, metadata
-        FROM daybook.read_all(event_tables => '{git_history}', max_events => NULL)
+        FROM daybook.read_all(event_tables => '{git_history}', max_events => 2147483647)
     ), last AS (
         SELECT DISTINCT ON (stream_id) substr(stream_id, 6) AS path, type, data
         FROM history
