@@ -135,8 +135,8 @@ copy_sources() {
 build_and_install() {
 	local tree=$1 pg_config=$2 log=$3
 	copy_sources "$tree" "$(server_user)" &&
-		as_server_user make -C "$tree" -j"$(nproc)" all PG_CONFIG="$pg_config" >"$log" 2>&1 &&
-		as_root make -C "$tree" install PG_CONFIG="$pg_config" >>"$log" 2>&1
+		as_server_user make -s -C "$tree" -j"$(nproc)" all PG_CONFIG="$pg_config" >"$log" 2>&1 &&
+		as_root make -s -C "$tree" install PG_CONFIG="$pg_config" >>"$log" 2>&1
 }
 
 # ---------------------------------------------------------------- servers
