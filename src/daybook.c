@@ -116,14 +116,16 @@ define_settings(void)
 							 PGC_SIGHUP,
 							 0,
 							 NULL, NULL, NULL);
-	DefineCustomIntVariable("daybook.max_databases",
-							"Number of databases of this server that can have the extension.",
-							NULL,
-							&daybook_max_databases,
-							DEFAULT_MAX_DATABASES, MIN_MAX_DATABASES, MAX_MAX_DATABASES,
-							PGC_POSTMASTER,
-							0,
-							NULL, NULL, NULL);
+	/* too late for a setting of this kind, and fatal, in a running server */
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("daybook.max_databases",
+								"Number of databases of this server that can have the extension.",
+								NULL,
+								&daybook_max_databases,
+								DEFAULT_MAX_DATABASES, MIN_MAX_DATABASES, MAX_MAX_DATABASES,
+								PGC_POSTMASTER,
+								0,
+								NULL, NULL, NULL);
 	DefineCustomIntVariable("daybook.max_projectors",
 							"Number of projections of a database that run at the same time.",
 							"Each takes one of max_worker_processes.",

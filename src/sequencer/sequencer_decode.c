@@ -151,10 +151,11 @@ create_slot(void)
 static void
 abandon_slot(void)
 {
-	AbortCurrentTransaction();
+	/* before the abort: a context that create_slot made is the transaction's */
 	if (decoding)
 		FreeDecodingContext(decoding);
 	decoding = NULL;
+	AbortCurrentTransaction();
 	if (MyReplicationSlot)
 		ReplicationSlotRelease();
 #if PG_VERSION_NUM >= 170000

@@ -355,7 +355,8 @@ WorkerAttach(bool is_database_worker)
 	DatabaseState *db;
 	bool		attached = false;
 
-	before_shmem_exit(detach, BoolGetDatum(is_database_worker));
+	/* after core has let go of our replication slot, which DROP DATABASE looks for */
+	on_shmem_exit(detach, BoolGetDatum(is_database_worker));
 	LWLockAcquire(state->lock, LW_EXCLUSIVE);
 	db = find_database(MyDatabaseId);
 	if (db && db->held == 0 && !(is_database_worker && db->worker_pid != 0))
