@@ -13,7 +13,8 @@ SQL_PARTS = \
 	src/event_table/event_table.sql \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
-	src/replay/replay.sql
+	src/replay/replay.sql \
+	src/projection/projection.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql

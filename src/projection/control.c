@@ -13,7 +13,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
@@ -254,13 +256,8 @@ owner_owns_all(const Projection *projection)
 
 	for (int i = 0; i < n; i++)
 	{
-#if PG_VERSION_NUM >= 160000
-		if (!object_ownercheck(RelationRelationId, tables[i], projection->owner))
+		if (!relation_ownercheck_compat(tables[i], projection->owner))
 			return false;
-#else
-		if (!pg_class_ownercheck(tables[i], projection->owner))
-			return false;
-#endif
 	}
 	return true;
 }

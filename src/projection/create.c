@@ -11,7 +11,7 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
+#include "event_table/event_table.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
@@ -263,7 +263,6 @@ check_tables(const Projection *projection)
 	}
 }
 
-/* An event table has both the row type and the access method. */
 static bool
 is_event_table(Oid relation)
 {
@@ -273,8 +272,7 @@ is_event_table(Oid relation)
 	if (get_rel_relkind(relation) != RELKIND_RELATION)
 		return false;
 	rel = table_open(relation, AccessShareLock);
-	result = rel->rd_rel->reloftype == DaybookTypeOid("event") &&
-		rel->rd_rel->relam == get_table_am_oid("daybook", false);
+	result = LookUpEventTable(rel)->is_event_table;
 	table_close(rel, NoLock);
 	return result;
 }

@@ -19,6 +19,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "daybook.h"
 #include "projection/projection.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -79,7 +80,6 @@ typedef struct OwnScan
 	SysScanDesc scan;
 } OwnScan;
 
-static Oid	own_relation(const char *name);
 static void own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name);
 static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
@@ -101,7 +101,7 @@ ProjectionLock(const char *name)
 {
 	uint32		hash = hash_bytes((const unsigned char *) name, strlen(name));
 
-	LockDatabaseObject(own_relation("projection"), (Oid) hash, 0, ExclusiveLock);
+	LockDatabaseObject(DaybookRelation("projection"), (Oid) hash, 0, ExclusiveLock);
 }
 
 /* The definition of a projection, NULL if there is none of that name. */
@@ -152,7 +152,7 @@ ProjectionLoadAll(void)
 void
 ProjectionInsert(Projection *projection)
 {
-	Relation	rel = table_open(own_relation("projection"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;
@@ -184,7 +184,7 @@ ProjectionSetRestored(Projection *projection)
 void
 ProjectionDelete(Projection *projection)
 {
-	Relation	rel = table_open(own_relation("projection"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
 
 	CatalogTupleDelete(rel, &projection->tid);
 	table_close(rel, NoLock);
@@ -230,7 +230,7 @@ ProgressLoad(const char *name, ProjectionProgress *progress)
 void
 ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 {
-	Relation	rel = table_open(own_relation("projection_position"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 
@@ -244,7 +244,7 @@ ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 void
 ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 {
-	Relation	rel = table_open(own_relation("projection_position"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 	HeapTuple	tuple;
@@ -261,7 +261,7 @@ ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 void
 ProgressDelete(const char *name)
 {
-	Relation	rel = table_open(own_relation("projection_position"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
 	ProjectionProgress progress;
 
 	if (ProgressLoad(name, &progress))
@@ -276,7 +276,7 @@ DaybookTypeOid(const char *name)
 {
 	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									   CStringGetDatum(name),
-									   ObjectIdGetDatum(get_namespace_oid("daybook", false)));
+									   ObjectIdGetDatum(GetDaybookOids()->schema));
 
 	if (!OidIsValid(type))
 		elog(ERROR, "type daybook.%s does not exist", name);
@@ -306,16 +306,6 @@ RelationText(Oid relation)
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 }
 
-static Oid
-own_relation(const char *name)
-{
-	Oid			relation = get_relname_relid(name, get_namespace_oid("daybook", false));
-
-	if (!OidIsValid(relation))
-		elog(ERROR, "relation daybook.%s does not exist", name);
-	return relation;
-}
-
 /* Begins a scan for the row of one projection, or of all where name is NULL. */
 static void
 own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name)
@@ -325,9 +315,9 @@ own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *
 	if (name != NULL)
 		ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
 					CStringGetTextDatum(name));
-	scan->rel = table_open(own_relation(table), AccessShareLock);
+	scan->rel = table_open(DaybookRelation(table), AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan->scan = systable_beginscan(scan->rel, own_relation(index), true,
+	scan->scan = systable_beginscan(scan->rel, DaybookRelation(index), true,
 									scan->snapshot, name != NULL ? 1 : 0, key);
 }
 
@@ -399,7 +389,7 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 static void
 projection_update(Projection *projection)
 {
-	Relation	rel = table_open(own_relation("projection"), RowExclusiveLock);
+	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;

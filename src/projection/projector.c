@@ -48,6 +48,7 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 #include "worker/worker_state.h"
 
 /*
@@ -105,7 +106,6 @@ static ProjectorStep claim(Projector *projector, Projection *projection, Project
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
 static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
-static void check_sources_readable(const Projection *projection);
 static void apply_batch(Projector *projector, Handler *handler);
 static void batch_succeeded(Projector *projector);
 static ProjectorStep batch_failed(Projector *projector, ErrorData *error);
@@ -131,7 +131,7 @@ daybook_projector_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	projector_init(&projector, &launch);
-	while (step != STEP_EXIT && !projector.slot->stop)
+	while (step != STEP_EXIT && !projector.slot->stop && !WorkerMustStop())
 	{
 		step = project_or_fail(&projector);
 		reload_settings();
@@ -157,6 +157,7 @@ projector_init(Projector *projector, const ProjectorLaunch *launch)
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 
+	WorkerAttach(false);
 	projector->database = MyDatabaseState();
 	if (projector->database == NULL)
 		proc_exit(0);
@@ -164,7 +165,10 @@ projector_init(Projector *projector, const ProjectorLaunch *launch)
 													 ALLOCSET_DEFAULT_SIZES);
 }
 
-/* Gives the slot back and lets the supervisor know, however the worker ends. */
+/*
+ * Gives the slot back and lets the supervisor know, however the worker ends.
+ * WorkerAttach's own word to the supervisor comes before the slot is free.
+ */
 static void
 detach_slot(int code, Datum arg)
 {
@@ -311,12 +315,12 @@ lock_projection(Projector *projector, ProjectionProgress *progress)
 static bool
 lock_extension(void)
 {
-	Oid			extension = get_extension_oid("daybook", true);
+	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
 
 	if (!OidIsValid(extension))
 		return false;
 	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid("daybook", true) == extension;
+	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
 }
 
 /* Makes the stored progress this worker's own, so that any other one stops. */
@@ -377,18 +381,21 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	EventFilter filter = {projection->sources, projection->categories, projection->types};
 	EventBatch *batch = &projector->batch;
 	int64		limit = projector->limit ? projector->limit : projection->batch_size;
+	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
 	Datum	   *values;
 	bool	   *nulls;
 	TupleDesc	event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
 
-	check_sources_readable(projection);
 	EventBatchInit(batch);
 	values = palloc(sizeof(Datum) * batch->desc->natts);
 	nulls = palloc(sizeof(bool) * batch->desc->natts);
-	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, false);
+	/* as the owner, who has to have the right to read what the handler gets */
+	OwnerContextEnter(&owner, projection);
+	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
 	EventReaderLimit(reader, MAX_SCANNED);
+	EventReaderExpect(reader, limit);
 	while (batch->count < limit && (event = EventReaderNext(reader)) != NULL)
 	{
 		LogEventValues(event, event_desc, values, nulls);
@@ -403,27 +410,9 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	}
 	*position = EventReaderPosition(reader);
 	EventReaderEnd(reader);
+	OwnerContextLeave(&owner);
 	projector->has_batch = true;
 	return batch->count == limit || *position - projector->position >= MAX_SCANNED;
-}
-
-/* The reader itself runs with the worker's rights. */
-static void
-check_sources_readable(const Projection *projection)
-{
-	Oid		   *sources;
-	int			n = RelationArray(projection->sources, &sources);
-
-	for (int i = 0; i < n; i++)
-	{
-		if (get_rel_name(sources[i]) != NULL &&
-			pg_class_aclcheck(sources[i], projection->owner, ACL_SELECT) != ACLCHECK_OK)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("permission denied for table %s", get_rel_name(sources[i])),
-					 errdetail("The owner of projection \"%s\" may not read it any more.",
-							   projection->name)));
-	}
 }
 
 static void
@@ -587,7 +576,7 @@ wait_for_work(Projector *projector, ProjectorStep step)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	slot->idle = true;
 	ConditionVariablePrepareToSleep(&database->published);
-	while (!slot->stop && !slot->changed)
+	while (!slot->stop && !slot->changed && !WorkerMustStop())
 	{
 		long		timeout = -1;
 

@@ -35,6 +35,8 @@ static LWLock *slots_lock = NULL;
 /* names of projections changed by this transaction, in TopMemoryContext */
 static List *changed_names = NIL;
 
+static int	count_slots(Oid database, bool leaving);
+static bool ask_to_leave(TimestampTz since_before);
 static ProjectorSlot *find_slot(Oid database, const char *name);
 static ProjectorSlot *find_free_slot(const char *name);
 static void notify_workers(XactEvent event, void *arg);
@@ -43,7 +45,7 @@ static Size
 shared_size(void)
 {
 	return add_size(offsetof(ProjectorShared, slots),
-					mul_size(sizeof(ProjectorSlot), daybook_max_projectors));
+					mul_size(sizeof(ProjectorSlot), max_worker_processes));
 }
 
 void
@@ -53,26 +55,30 @@ ProjectorShmemRequest(void)
 	RequestNamedLWLockTranche(SLOTS_TRANCHE, 1);
 }
 
-/* The caller holds AddinShmemInitLock. */
 void
 ProjectorShmemInit(void)
 {
 	bool		found;
 
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("daybook projectors", shared_size(), &found);
 	if (!found)
 		memset(shared, 0, shared_size());
 	slots_lock = &GetNamedLWLockTranche(SLOTS_TRANCHE)->lock;
+	LWLockRelease(AddinShmemInitLock);
 }
 
-/* Takes a slot for a projection of this database; false if none is free. */
+/*
+ * Takes a slot for a projection of this database; false if it has as many
+ * workers as it may have.
+ */
 bool
 ProjectorSlotReserve(const char *name, ProjectorLaunch *launch)
 {
 	ProjectorSlot *slot;
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	slot = find_free_slot(name);
+	slot = count_slots(MyDatabaseId, false) < daybook_max_projectors ? find_free_slot(name) : NULL;
 	if (slot != NULL)
 	{
 		memset(slot, 0, sizeof(ProjectorSlot));
@@ -114,7 +120,7 @@ ProjectorSlotFind(const char *name, ProjectorSlot *copy)
 
 	LWLockAcquire(slots_lock, LW_SHARED);
 	slot = find_slot(MyDatabaseId, name);
-	for (int i = 0; slot == NULL && i < daybook_max_projectors; i++)
+	for (int i = 0; slot == NULL && i < max_worker_processes; i++)
 	{
 		ProjectorSlot *left = &shared->slots[i];
 
@@ -134,7 +140,7 @@ ProjectorSlotList(void)
 	List	   *result = NIL;
 
 	LWLockAcquire(slots_lock, LW_SHARED);
-	for (int i = 0; i < daybook_max_projectors; i++)
+	for (int i = 0; i < max_worker_processes; i++)
 	{
 		if (shared->slots[i].database == MyDatabaseId)
 		{
@@ -148,30 +154,50 @@ ProjectorSlotList(void)
 	return result;
 }
 
+/* Has surplus workers end after daybook.max_projectors was lowered. */
+bool
+ProjectorSlotsTrim(void)
+{
+	int			surplus;
+	bool		asked = false;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	surplus = count_slots(MyDatabaseId, false) - count_slots(MyDatabaseId, true) - daybook_max_projectors;
+	for (; surplus > 0; surplus--)
+		asked |= ask_to_leave(PG_INT64_MAX);
+	LWLockRelease(slots_lock);
+	return asked;
+}
+
 /*
- * Asks one worker of this database to make room for another projection: an
- * idle one if there is any, else the one that has had the longest turn, if
- * that began early enough.
+ * Has so many workers of this database make room for other projections: idle
+ * ones first, then those with the longest turns that began before the given
+ * time.
  */
 bool
-ProjectorSlotYield(TimestampTz since_before)
+ProjectorSlotsVacate(int count, TimestampTz since_before)
+{
+	bool		asked = false;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	/* those asked before may still be on their way out */
+	for (count -= count_slots(MyDatabaseId, true); count > 0; count--)
+		asked |= ask_to_leave(since_before);
+	LWLockRelease(slots_lock);
+	return asked;
+}
+
+static bool
+ask_to_leave(TimestampTz since_before)
 {
 	ProjectorSlot *chosen = NULL;
 
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < daybook_max_projectors; i++)
+	for (int i = 0; i < max_worker_processes; i++)
 	{
 		ProjectorSlot *slot = &shared->slots[i];
 
-		if (slot->database != MyDatabaseId || slot->pid == 0)
-			continue;
-		if (slot->stop)
-		{
-			/* the one asked before is still on its way out */
-			chosen = slot;
-			break;
-		}
-		if (!slot->idle && slot->since >= since_before)
+		if (slot->database != MyDatabaseId || slot->pid == 0 || slot->stop ||
+			(!slot->idle && slot->since >= since_before))
 			continue;
 		if (chosen == NULL || (slot->idle && !chosen->idle) ||
 			(slot->idle == chosen->idle && slot->since < chosen->since))
@@ -179,8 +205,19 @@ ProjectorSlotYield(TimestampTz since_before)
 	}
 	if (chosen != NULL)
 		chosen->stop = true;
-	LWLockRelease(slots_lock);
 	return chosen != NULL;
+}
+
+/* A database's slots in use, or those of them whose workers were asked to leave. */
+static int
+count_slots(Oid database, bool leaving)
+{
+	int			count = 0;
+
+	for (int i = 0; i < max_worker_processes; i++)
+		if (shared->slots[i].database == database && (!leaving || shared->slots[i].stop))
+			count++;
+	return count;
 }
 
 /* Makes the calling worker the slot's; NULL if it was given to another. */
@@ -261,28 +298,10 @@ ProjectorNotifyAtCommit(const char *name)
 	SuperviseAtCommit();
 }
 
-void
-ProjectorsTerminate(Oid database)
-{
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < daybook_max_projectors; i++)
-	{
-		ProjectorSlot *slot = &shared->slots[i];
-
-		if (slot->database != database)
-			continue;
-		if (slot->pid != 0)
-			(void) kill(slot->pid, SIGTERM);
-		else
-			slot->database = InvalidOid;	/* it will not be let in */
-	}
-	LWLockRelease(slots_lock);
-}
-
 static ProjectorSlot *
 find_slot(Oid database, const char *name)
 {
-	for (int i = 0; i < daybook_max_projectors; i++)
+	for (int i = 0; i < max_worker_processes; i++)
 	{
 		ProjectorSlot *slot = &shared->slots[i];
 
@@ -298,7 +317,7 @@ find_free_slot(const char *name)
 {
 	ProjectorSlot *result = NULL;
 
-	for (int i = 0; i < daybook_max_projectors; i++)
+	for (int i = 0; i < max_worker_processes; i++)
 	{
 		ProjectorSlot *slot = &shared->slots[i];
 

@@ -55,7 +55,8 @@ extern bool ProjectorSlotReserve(const char *name, ProjectorLaunch *launch);
 extern void ProjectorSlotFree(const ProjectorLaunch *launch);
 extern bool ProjectorSlotFind(const char *name, ProjectorSlot *copy);
 extern List *ProjectorSlotList(void);
-extern bool ProjectorSlotYield(TimestampTz since_before);
+extern bool ProjectorSlotsTrim(void);
+extern bool ProjectorSlotsVacate(int count, TimestampTz since_before);
 
 /* for the worker */
 extern ProjectorSlot *ProjectorSlotAttach(const ProjectorLaunch *launch);
@@ -65,8 +66,5 @@ extern void ProjectorSlotDetach(ProjectorSlot *slot, bool failed);
 /* for sessions */
 extern void ProjectorInterrupt(const char *name);
 extern void ProjectorNotifyAtCommit(const char *name);
-
-/* Ends all projection workers of a database, at DROP DATABASE and the like. */
-extern void ProjectorsTerminate(Oid database);
 
 #endif							/* DAYBOOK_PROJECTOR_SLOTS_H */

@@ -67,7 +67,8 @@ static bool being_restored(const Projection *projection);
 static bool may_start(const char *name, long *next_call);
 static Candidate *make_candidate(const char *name, int64 head);
 static int	compare_candidates(const ListCell *a, const ListCell *b);
-static void start_or_wait(const Candidate *candidate, long *next_call);
+static bool start(const Candidate *candidate, long *next_call);
+static void make_room(int left_out);
 static bool launch_worker(const ProjectorLaunch *launch);
 static TimestampTz *launch_time(const char *name);
 static void call_within(long *next_call, long milliseconds);
@@ -76,21 +77,24 @@ long
 ProjectorsSupervise(void)
 {
 	long		next_call = -1;
-	MemoryContext context;
 	ListCell   *lc;
 
 	reap_pending_launches();
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	if (OidIsValid(get_extension_oid("daybook", true)))
+	if (OidIsValid(get_extension_oid(DAYBOOK_EXTENSION, true)))
 	{
-		context = CurrentMemoryContext;
+		int			left_out = 0;
+
 		PushActiveSnapshot(GetTransactionSnapshot());
 		foreach(lc, find_candidates(&next_call))
-			start_or_wait(lfirst(lc), &next_call);
+			left_out += start(lfirst(lc), &next_call) ? 0 : 1;
 		PopActiveSnapshot();
-		MemoryContextSwitchTo(context);
+		make_room(left_out);
 	}
 	CommitTransactionCommand();
+	if (pending_launches != NIL)
+		call_within(&next_call, RESTART_PAUSE);
 	return next_call;
 }
 
@@ -223,27 +227,23 @@ compare_candidates(const ListCell *a, const ListCell *b)
 	return 0;
 }
 
-/* Starts a worker, or has another one make room for it. */
-static void
-start_or_wait(const Candidate *candidate, long *next_call)
+/* Starts a worker; false if there is work for it, and no place. */
+static bool
+start(const Candidate *candidate, long *next_call)
 {
 	ProjectorLaunch launch;
 
 	if (!ProjectorSlotReserve(candidate->name, &launch))
 	{
-		DatabaseState *database = MyDatabaseState();
-
-		call_within(next_call, TURN);
-		if (candidate->has_work && database != NULL &&
-			ProjectorSlotYield(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -TURN)))
-			ConditionVariableBroadcast(&database->published);
-		return;
+		if (daybook_max_projectors > 0)
+			call_within(next_call, TURN);
+		return !candidate->has_work;
 	}
 	if (launch_worker(&launch))
 	{
 		shortage_reported = false;
 		*launch_time(candidate->name) = GetCurrentTimestamp();
-		return;
+		return true;
 	}
 	ProjectorSlotFree(&launch);
 	call_within(next_call, RESTART_PAUSE);
@@ -254,6 +254,19 @@ start_or_wait(const Candidate *candidate, long *next_call)
 				 errdetail("max_worker_processes is %d.", max_worker_processes),
 				 errhint("Increase max_worker_processes; until then projections wait for their turn.")));
 	shortage_reported = true;
+	return !candidate->has_work;
+}
+
+/* Asks workers to end, for as many projections with work that have none. */
+static void
+make_room(int left_out)
+{
+	DatabaseState *database = MyDatabaseState();
+	TimestampTz turn_began = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -TURN);
+	bool		asked = ProjectorSlotsTrim();
+
+	if (ProjectorSlotsVacate(left_out, turn_began) || asked)
+		ConditionVariableBroadcast(&database->published);
 }
 
 static bool
@@ -270,7 +283,7 @@ launch_worker(const ProjectorLaunch *launch)
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "daybook", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_library_name, DAYBOOK_EXTENSION, sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "daybook_projector_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "daybook projector", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "daybook projector for %s", launch->name);

@@ -37,7 +37,7 @@ static void wait_for_sequencer(const Wait *wait);
 static int64 wait_for_position(const Wait *wait, int64 target);
 static int64 position_or_error(const char *name, int64 target);
 static void sleep_until(const Wait *wait, ConditionVariable *variable, int64 target);
-static void time_out(const Wait *wait, int64 target);
+static void report_time_out(const Wait *wait, int64 target);
 static int64 log_head(void);
 
 PG_FUNCTION_INFO_V1(daybook_wait_for_projection);
@@ -110,13 +110,10 @@ static void
 wait_for_sequencer(const Wait *wait)
 {
 	DatabaseState *database = wait->database;
-	uint64		requested = pg_atomic_read_u64(&database->flush_request);
 
 	if (pg_atomic_read_u64(&database->sequenced_lsn) >= wait->lsn)
 		return;
-	while (requested < wait->lsn &&
-		   !pg_atomic_compare_exchange_u64(&database->flush_request, &requested, wait->lsn))
-		;
+	RequestFlush(wait->lsn);
 	WakeDatabaseWorker();
 	ConditionVariablePrepareToSleep(&database->published);
 	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
@@ -178,14 +175,14 @@ sleep_until(const Wait *wait, ConditionVariable *variable, int64 target)
 	if (left <= 0)
 	{
 		ConditionVariableCancelSleep();
-		time_out(wait, target);
+		report_time_out(wait, target);
 	}
 	(void) ConditionVariableTimedSleep(variable, left, PG_WAIT_EXTENSION);
 }
 
 /* target -1: the sequencer has not yet passed the LSN. */
 static void
-time_out(const Wait *wait, int64 target)
+report_time_out(const Wait *wait, int64 target)
 {
 	ProjectionProgress progress;
 
