@@ -14,7 +14,8 @@ SQL_PARTS = \
 	src/append/append.sql \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
-	src/replay/replay.sql
+	src/replay/replay.sql \
+	src/projection/projection.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql

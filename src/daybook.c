@@ -21,6 +21,7 @@
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "projection/projector_slots.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -144,6 +145,7 @@ request_shared_memory(void)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(WorkerStateSize());
 	RequestNamedLWLockTranche(DAYBOOK_EXTENSION, 1);
+	ProjectorShmemRequest();
 }
 
 static void
@@ -152,6 +154,7 @@ start_shared_memory(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 	WorkerStateInit();
+	ProjectorShmemInit();
 }
 
 /*

@@ -15,7 +15,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-
+#include "projection/projector.h"
 #include "sequencer/sequencer.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -72,7 +72,7 @@ daybook_database_worker_main(Datum arg)
 		if (db->supervise || supervise_wait == 0)
 		{
 			db->supervise = false;
-			supervise_wait = -1;
+			supervise_wait = ProjectorsSupervise();
 		}
 		if (wait == 0)
 			continue;

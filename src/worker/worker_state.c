@@ -439,7 +439,11 @@ DatabaseWithoutExtension(void)
 	LWLockAcquire(state->lock, LW_EXCLUSIVE);
 	db = find_database(MyDatabaseId);
 	if (db && db->held == 0)
+	{
 		db->database = InvalidOid;
+		/* projectors have to look, and end */
+		ConditionVariableBroadcast(&db->published);
+	}
 	LWLockRelease(state->lock);
 }
 

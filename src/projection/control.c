@@ -1,0 +1,291 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *	  Pausing, resuming, rebuilding and dropping projections.
+ *
+ * Each of these interrupts the batch that the projection's worker is in, so
+ * that it need not wait for a slow handler, then takes the projection's lock
+ * and holds it to its end.  The interrupted batch is applied again later, or
+ * never, as what was done here commits or not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "projection/projection.h"
+#include "projection/projector.h"
+#include "projection/projector_slots.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "worker/worker_state.h"
+
+static Projection *projection_to_change(FunctionCallInfo fcinfo, ProjectionProgress *progress);
+static Projection *owned_projection(const char *name);
+static void save_change(Projection *projection, ProjectionProgress *progress);
+static void clear_error(ProjectionProgress *progress);
+static void check_tables_not_shared(const Projection *projection);
+static bool arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared);
+static void empty_tables(const Projection *projection);
+static bool owner_owns_all(const Projection *projection);
+
+PG_FUNCTION_INFO_V1(daybook_pause_projection);
+Datum
+daybook_pause_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection = projection_to_change(fcinfo, &progress);
+
+	if (projection->is_paused)
+		PG_RETURN_VOID();
+	if (projection->is_inline)
+	{
+		InlineLockSources(projection);
+		progress.paused_at_id = InlineLastEventId(projection);
+	}
+	ProjectionSetState(projection, true);
+	save_change(projection, &progress);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(daybook_resume_projection);
+Datum
+daybook_resume_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection = projection_to_change(fcinfo, &progress);
+
+	if (projection->is_inline && projection->is_paused)
+	{
+		ProjectionSetState(projection, false);
+		InlineReplay(projection, progress.paused_at_id);
+	}
+	else if (projection->is_paused)
+		ProjectionSetState(projection, false);
+	if (projection->restored_pid != 0)
+		ProjectionSetRestored(projection);
+
+	/* the error stays in sight until the next try, as does its event */
+	progress.retry_at = 0;
+	progress.failed_at = 0;
+	progress.attempts = 0;
+	save_change(projection, &progress);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(daybook_rebuild_projection);
+Datum
+daybook_rebuild_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection = projection_to_change(fcinfo, &progress);
+
+	check_tables_not_shared(projection);
+	if (projection->is_inline)
+		InlineLockSources(projection);
+	empty_tables(projection);
+	clear_error(&progress);
+	progress.position = projection->from_position;
+	if (projection->is_inline && projection->is_paused)
+		progress.paused_at_id = InlineLastEventId(projection);
+	if (projection->is_inline)
+		InlineReplay(projection, 0);
+	save_change(projection, &progress);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(daybook_drop_projection);
+Datum
+daybook_drop_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection = projection_to_change(fcinfo, &progress);
+
+	if (projection->is_inline)
+		InlineDetach(projection);
+	ProgressDelete(projection->name);
+	ProjectionDelete(projection);
+	ProjectorNotifyAtCommit(projection->name);
+	PG_RETURN_VOID();
+}
+
+/*
+ * The projection named by the first argument, which must be the caller's,
+ * locked, with the batch in progress stopped.
+ */
+static Projection *
+projection_to_change(FunctionCallInfo fcinfo, ProjectionProgress *progress)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Projection *projection = owned_projection(name);
+
+	ProjectorInterrupt(name);
+	ProjectionLock(name);
+	/* it may have changed while this waited for the lock */
+	projection = owned_projection(name);
+	if (!ProgressLoad(name, progress))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("projection \"%s\" has no row in daybook.projection_position", name)));
+	return projection;
+}
+
+static Projection *
+owned_projection(const char *name)
+{
+	Projection *projection = ProjectionLoad(name);
+
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", name)));
+	if (!has_privs_of_role(GetUserId(), projection->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of projection \"%s\"", name)));
+	return projection;
+}
+
+/* Stores the progress and has the projection's worker take note at commit. */
+static void
+save_change(Projection *projection, ProjectionProgress *progress)
+{
+	progress->generation++;
+	ProgressUpdate(projection, progress);
+	ProjectorNotifyAtCommit(projection->name);
+}
+
+static void
+clear_error(ProjectionProgress *progress)
+{
+	progress->attempts = 0;
+	progress->retry_at = 0;
+	progress->failed_at = 0;
+	memset(&progress->error, 0, sizeof(ProjectionError));
+}
+
+/* Rows that another projection put there would not come back. */
+static void
+check_tables_not_shared(const Projection *projection)
+{
+	ListCell   *lc;
+	Oid			shared;
+
+	foreach(lc, ProjectionLoadAll())
+	{
+		Projection *other = lfirst(lc);
+
+		if (strcmp(other->name, projection->name) != 0 &&
+			arrays_overlap(projection->tables, other->tables, &shared))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot rebuild projection \"%s\"", projection->name),
+					 errdetail("Projection \"%s\" keeps rows in %s too; they would be lost.",
+							   other->name, RelationText(shared)),
+					 errhint("Give each projection tables of its own.")));
+	}
+}
+
+static bool
+arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared)
+{
+	Oid		   *as;
+	Oid		   *bs;
+	int			na = RelationArray(a, &as);
+	int			nb = RelationArray(b, &bs);
+
+	for (int i = 0; i < na; i++)
+	{
+		for (int j = 0; j < nb; j++)
+		{
+			*shared = as[i];
+			if (as[i] == bs[j])
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * One TRUNCATE, so that foreign keys among the tables are no obstacle.
+ * Identity columns start again where the owner may do that: a rebuilt row
+ * then gets the number it had.
+ */
+static void
+empty_tables(const Projection *projection)
+{
+	StringInfoData command;
+	OwnerContext owner;
+	Oid		   *tables;
+	int			n = RelationArray(projection->tables, &tables);
+
+	initStringInfo(&command);
+	for (int i = 0; i < n; i++)
+	{
+		if (get_rel_name(tables[i]) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("a table of projection \"%s\" does not exist any more", projection->name),
+					 errdetail("It had OID %u.", tables[i]),
+					 errhint("Drop the projection and create it anew.")));
+		appendStringInfo(&command, "%s %s", i == 0 ? "TRUNCATE" : ",", RelationText(tables[i]));
+	}
+	if (owner_owns_all(projection))
+		appendStringInfoString(&command, " RESTART IDENTITY");
+
+	OwnerContextEnter(&owner, projection);
+	SPI_connect();
+	if (SPI_execute(command.data, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute: %s", command.data);
+	SPI_finish();
+	OwnerContextLeave(&owner);
+}
+
+static bool
+owner_owns_all(const Projection *projection)
+{
+	Oid		   *tables;
+	int			n = RelationArray(projection->tables, &tables);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!relation_ownercheck_compat(tables[i], projection->owner))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Marks a row that comes from anywhere but create_projection, which is to say
+ * from a dump: its tables may still have to be loaded.
+ */
+PG_FUNCTION_INFO_V1(daybook_projection_restored);
+Datum
+daybook_projection_restored(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	int			columns[2];
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	TupleDesc	desc;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("daybook.projection_restored was not called by a trigger")));
+	desc = RelationGetDescr(trigger->tg_relation);
+	columns[0] = SPI_fnumber(desc, "restored_pid");
+	columns[1] = SPI_fnumber(desc, "restored_session_start");
+	values[0] = Int32GetDatum(MyProcPid);
+	values[1] = TimestampTzGetDatum(MyStartTimestamp);
+	SuperviseAtCommit();
+	PG_RETURN_POINTER(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc, 2,
+												columns, values, nulls));
+}

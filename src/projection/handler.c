@@ -1,0 +1,547 @@
+/*-------------------------------------------------------------------------
+ *
+ * handler.c
+ *	  Handlers of projections: making them ready, and running them over a
+ *	  batch of events as the projection's owner.
+ *
+ * A prepared handler is kept for the session, by the projection's name, until
+ * the projection's definition changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_func.h"
+#include "projection/projection.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/queryenvironment.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#define NEW_EVENTS			"new_events"
+
+/*
+ * What the planner is told of the size of every batch.  The true size of the
+ * first would stay in the plan, and a plan for a large batch is ruinous for
+ * the small ones that follow.
+ */
+#define NEW_EVENTS_ROWS		100
+
+typedef struct HandlerCacheEntry
+{
+	char		name[NAMEDATALEN];
+	Handler    *handler;
+} HandlerCacheEntry;
+
+static HTAB *handler_cache = NULL;
+
+static HandlerCacheEntry *cache_entry(const char *name);
+static Handler *handler_make(const Projection *projection);
+static void handler_free(Handler *handler);
+static Projection *projection_copy(const Projection *projection);
+static void check_owner_exists(const Projection *projection);
+static void check_sql(const Projection *projection);
+static void check_statements(SPIPlanPtr plan);
+static void check_permissions(SPIPlanPtr plan, QueryEnvironment *environment);
+static bool resolve_function(const Projection *projection, FmgrInfo *function);
+static SPIPlanPtr prepare_sql(const Projection *projection);
+static EphemeralNamedRelation new_events_relation(EventBatch *batch);
+static void register_new_events(EventBatch *batch);
+static void run_sql(Handler *handler, EventBatch *batch);
+static void run_function(Handler *handler, EventBatch *batch);
+static EventPlace event_place(TupleTableSlot *slot);
+static Datum event_datum(TupleTableSlot *slot, TupleDesc event_desc);
+static char *owner_search_path(const Projection *projection);
+static void append_schemas(StringInfo path, List **schemas, ArrayType *relations);
+static void handler_error_context(void *arg);
+
+/* The handler of a projection as it stands, NULL if there is no projection. */
+Handler *
+HandlerGet(const char *name)
+{
+	HandlerCacheEntry *entry = cache_entry(name);
+	Handler    *known = entry->handler;
+	Projection *projection;
+
+	projection = ProjectionLoadIfNewer(name, known ? known->projection : NULL);
+	if (known != NULL && projection == known->projection)
+		return known;
+
+	entry->handler = NULL;
+	if (known != NULL)
+		handler_free(known);
+	if (projection != NULL)
+		entry->handler = handler_make(projection);
+	return entry->handler;
+}
+
+/* Reports what is wrong with the handler of a projection that is to be made. */
+void
+HandlerCheck(const Projection *projection)
+{
+	OwnerContext owner;
+	FmgrInfo	function;
+
+	OwnerContextEnter(&owner, projection);
+	if (projection->has_function)
+		(void) resolve_function(projection, &function);
+	else
+		check_sql(projection);
+	OwnerContextLeave(&owner);
+}
+
+/* Hands a batch to the handler, as the projection's owner. */
+void
+HandlerRun(Handler *handler, EventBatch *batch)
+{
+	ErrorContextCallback callback;
+	OwnerContext owner;
+
+	callback.callback = handler_error_context;
+	callback.arg = handler->projection->name;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	check_owner_exists(handler->projection);
+	OwnerContextEnter(&owner, handler->projection);
+	handler->running++;
+	PG_TRY();
+	{
+		if (handler->projection->has_function)
+			run_function(handler, batch);
+		else
+			run_sql(handler, batch);
+	}
+	PG_FINALLY();
+	{
+		handler->running--;
+	}
+	PG_END_TRY();
+	OwnerContextLeave(&owner);
+
+	error_context_stack = callback.previous;
+}
+
+/* Makes an empty batch in the current memory context. */
+void
+EventBatchInit(EventBatch *batch)
+{
+	memset(batch, 0, sizeof(EventBatch));
+	batch->desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("log_event"), -1);
+	/* "false" still lets the executor rewind, which is all it needs */
+	batch->events = tuplestore_begin_heap(false, false, work_mem);
+}
+
+void
+EventBatchEnd(EventBatch *batch)
+{
+	tuplestore_end(batch->events);
+	FreeTupleDesc(batch->desc);
+}
+
+/*
+ * Becomes the owner, with no way back to the caller's rights, and looks names
+ * up where the projection's tables and its sources are.
+ */
+void
+OwnerContextEnter(OwnerContext *saved, const Projection *projection)
+{
+	GetUserIdAndSecContext(&saved->save_userid, &saved->save_sec_context);
+	saved->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", owner_search_path(projection),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	SetUserIdAndSecContext(projection->owner,
+						   saved->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+}
+
+/* Becomes the superuser, for work on the extension's own objects. */
+void
+SuperuserContextEnter(OwnerContext *saved)
+{
+	GetUserIdAndSecContext(&saved->save_userid, &saved->save_sec_context);
+	saved->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   saved->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/* After an error the transaction's end does the same. */
+void
+OwnerContextLeave(const OwnerContext *saved)
+{
+	AtEOXact_GUC(false, saved->guc_level);
+	SetUserIdAndSecContext(saved->save_userid, saved->save_sec_context);
+}
+
+static HandlerCacheEntry *
+cache_entry(const char *name)
+{
+	HandlerCacheEntry *entry;
+	bool		found;
+
+	if (handler_cache == NULL)
+	{
+		HASHCTL		ctl;
+
+		ctl.keysize = NAMEDATALEN;
+		ctl.entrysize = sizeof(HandlerCacheEntry);
+		handler_cache = hash_create("daybook projection handlers", 16, &ctl,
+									HASH_ELEM | HASH_STRINGS);
+	}
+	entry = hash_search(handler_cache, name, HASH_ENTER, &found);
+	if (!found)
+		entry->handler = NULL;
+	return entry;
+}
+
+static Handler *
+handler_make(const Projection *projection)
+{
+	MemoryContext context = AllocSetContextCreate(CacheMemoryContext,
+												  "daybook projection handler",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext save = MemoryContextSwitchTo(context);
+	Handler    *handler = palloc0(sizeof(Handler));
+
+	handler->context = context;
+	handler->projection = projection_copy(projection);
+	MemoryContextSwitchTo(save);
+	return handler;
+}
+
+/* A handler that changes its own projection is left until the session ends. */
+static void
+handler_free(Handler *handler)
+{
+	if (handler->running > 0)
+		return;
+	if (handler->plan != NULL)
+		SPI_freeplan(handler->plan);
+	MemoryContextDelete(handler->context);
+}
+
+static Projection *
+projection_copy(const Projection *projection)
+{
+	Projection *copy = palloc(sizeof(Projection));
+
+	memcpy(copy, projection, sizeof(Projection));
+	copy->name = pstrdup(projection->name);
+	copy->handler = pstrdup(projection->handler);
+	copy->on_error = pstrdup(projection->on_error);
+	copy->sources = DatumGetArrayTypePCopy(PointerGetDatum(projection->sources));
+	copy->tables = DatumGetArrayTypePCopy(PointerGetDatum(projection->tables));
+	if (projection->types != NULL)
+		copy->types = DatumGetArrayTypePCopy(PointerGetDatum(projection->types));
+	if (projection->categories != NULL)
+		copy->categories = DatumGetArrayTypePCopy(PointerGetDatum(projection->categories));
+	return copy;
+}
+
+/*
+ * Finds the handler function and checks that the current user may call it so.
+ * True if it takes a daybook.log_event, false for a daybook.event.
+ */
+static bool
+resolve_function(const Projection *projection, FmgrInfo *function)
+{
+	const char *signature = projection->handler;
+	Oid			log_event = DaybookTypeOid("log_event");
+	Oid			event = DaybookTypeOid("event");
+	Oid			oid;
+	Oid			argument;
+	AclResult	acl;
+	HeapTuple	tuple;
+	Form_pg_proc proc;
+
+	oid = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(signature)));
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler function %s does not exist", signature)));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	argument = proc->pronargs == 1 ? proc->proargtypes.values[0] : InvalidOid;
+	if (proc->prokind != PROKIND_FUNCTION || proc->proretset ||
+		(argument != log_event && argument != event))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be the handler of a projection", signature),
+				 errdetail("A handler takes one argument of type daybook.log_event or daybook.event and does not return a set.")));
+	ReleaseSysCache(tuple);
+
+#if PG_VERSION_NUM >= 160000
+	acl = object_aclcheck(ProcedureRelationId, oid, GetUserId(), ACL_EXECUTE);
+#else
+	acl = pg_proc_aclcheck(oid, GetUserId(), ACL_EXECUTE);
+#endif
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_FUNCTION, signature);
+	fmgr_info(oid, function);
+	return argument == log_event;
+}
+
+static void
+check_owner_exists(const Projection *projection)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(projection->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("owner of projection \"%s\" does not exist", projection->name),
+				 errdetail("The role had OID %u.", projection->owner),
+				 errhint("Drop the projection and create it as another role.")));
+}
+
+/* Parses the handler's text; new_events is registered with SPI. */
+static SPIPlanPtr
+prepare_sql(const Projection *projection)
+{
+	SPIPlanPtr	plan = SPI_prepare(projection->handler, 0, NULL);
+
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/* Parses and plans the text over an empty batch, so that mistakes show now. */
+static void
+check_sql(const Projection *projection)
+{
+	EventBatch	batch;
+	SPIPlanPtr	plan;
+	QueryEnvironment *environment = create_queryEnv();
+
+	EventBatchInit(&batch);
+	register_ENR(environment, new_events_relation(&batch));
+	SPI_connect();
+	register_new_events(&batch);
+	plan = prepare_sql(projection);
+	check_statements(plan);
+	check_permissions(plan, environment);
+	SPI_finish();
+	EventBatchEnd(&batch);
+}
+
+/* A batch is one transaction, and a worker has no client to copy from or to. */
+static void
+check_statements(SPIPlanPtr plan)
+{
+	ListCell   *lc;
+
+	if (SPI_plan_get_plan_sources(plan) == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("handler of a projection has no statement")));
+	foreach(lc, SPI_plan_get_plan_sources(plan))
+	{
+		CachedPlanSource *source = lfirst(lc);
+		Node	   *statement = source->raw_parse_tree->stmt;
+
+		if (IsA(statement, TransactionStmt) ||
+			(IsA(statement, CopyStmt) && castNode(CopyStmt, statement)->filename == NULL))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("%s is not allowed in the handler of a projection",
+							GetCommandTagName(source->commandTag))));
+	}
+}
+
+/* Raises the errors that the first run would for want of a privilege. */
+static void
+check_permissions(SPIPlanPtr plan, QueryEnvironment *environment)
+{
+	ListCell   *lc;
+
+	foreach(lc, SPI_plan_get_plan_sources(plan))
+	{
+		CachedPlan *cached = GetCachedPlan(lfirst(lc), NULL, NULL, environment);
+		ListCell   *lc2;
+
+		foreach(lc2, cached->stmt_list)
+		{
+			PlannedStmt *statement = lfirst_node(PlannedStmt, lc2);
+
+			if (statement->commandType == CMD_UTILITY)
+				continue;
+#if PG_VERSION_NUM >= 160000
+			(void) ExecCheckPermissions(statement->rtable, statement->permInfos, true);
+#else
+			(void) ExecCheckRTPerms(statement->rtable, true);
+#endif
+		}
+		ReleaseCachedPlan(cached, NULL);
+	}
+}
+
+static EphemeralNamedRelation
+new_events_relation(EventBatch *batch)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+
+	enr->md.name = pstrdup(NEW_EVENTS);
+	enr->md.tupdesc = batch->desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = NEW_EVENTS_ROWS;
+	enr->reldata = batch->events;
+	return enr;
+}
+
+/* Gives the connected SPI level the relation new_events. */
+static void
+register_new_events(EventBatch *batch)
+{
+	int			rc = SPI_register_relation(new_events_relation(batch));
+
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
+}
+
+static void
+run_sql(Handler *handler, EventBatch *batch)
+{
+	SPIExecuteOptions options = {0};
+	int			rc;
+
+	SPI_connect();
+	register_new_events(batch);
+	if (handler->plan == NULL)
+	{
+		SPIPlanPtr	plan = prepare_sql(handler->projection);
+
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "SPI_keepplan failed");
+		handler->plan = plan;
+	}
+	options.dest = None_Receiver;
+	rc = SPI_execute_plan_extended(handler->plan, &options);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_plan_extended failed: %s", SPI_result_code_string(rc));
+	SPI_finish();
+}
+
+/* Calls the function for each event in turn, each seeing the work of those before it. */
+static void
+run_function(Handler *handler, EventBatch *batch)
+{
+	FmgrInfo	function;
+	bool		takes_log_event = resolve_function(handler->projection, &function);
+	TupleDesc	event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+	MemoryContext call_context = AllocSetContextCreate(CurrentMemoryContext,
+													   "daybook handler call",
+													   ALLOCSET_DEFAULT_SIZES);
+
+	for (batch->done = 0; tuplestore_gettupleslot(batch->events, true, false, slot); batch->done++)
+	{
+		MemoryContext save = MemoryContextSwitchTo(call_context);
+		LOCAL_FCINFO(call, 1);
+
+		CHECK_FOR_INTERRUPTS();
+		slot_getallattrs(slot);
+		batch->current = event_place(slot);
+		InitFunctionCallInfoData(*call, &function, 1, InvalidOid, NULL, NULL);
+		call->args[0].value = takes_log_event ?
+			ExecFetchSlotHeapTupleDatum(slot) : event_datum(slot, event_desc);
+		call->args[0].isnull = false;
+		(void) FunctionCallInvoke(call);
+		MemoryContextSwitchTo(save);
+		MemoryContextReset(call_context);
+		CommandCounterIncrement();
+	}
+	MemoryContextDelete(call_context);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+static EventPlace
+event_place(TupleTableSlot *slot)
+{
+	EventPlace	place;
+
+	place.position = slot->tts_isnull[0] ? 0 : DatumGetInt64(slot->tts_values[0]);
+	place.event_table = DatumGetObjectId(slot->tts_values[1]);
+	place.event_id = DatumGetInt64(slot->tts_values[2]);
+	return place;
+}
+
+/* The event within the daybook.log_event that is in the slot. */
+static Datum
+event_datum(TupleTableSlot *slot, TupleDesc event_desc)
+{
+	Datum	   *values = palloc(sizeof(Datum) * event_desc->natts);
+	bool	   *nulls = palloc(sizeof(bool) * event_desc->natts);
+	int			from = 2;
+
+	for (int i = 0; i < event_desc->natts; i++)
+	{
+		nulls[i] = TupleDescAttr(event_desc, i)->attisdropped;
+		if (nulls[i])
+			continue;
+		while (TupleDescAttr(slot->tts_tupleDescriptor, from)->attisdropped)
+			from++;
+		values[i] = slot->tts_values[from];
+		nulls[i] = slot->tts_isnull[from];
+		from++;
+	}
+	return heap_copy_tuple_as_datum(heap_form_tuple(event_desc, values, nulls), event_desc);
+}
+
+/*
+ * pg_catalog first, so that no table's schema can shadow what is built in,
+ * and pg_temp last, as in any safe path.
+ */
+static char *
+owner_search_path(const Projection *projection)
+{
+	StringInfoData path;
+	List	   *schemas = NIL;
+
+	initStringInfo(&path);
+	appendStringInfoString(&path, "pg_catalog");
+	append_schemas(&path, &schemas, projection->tables);
+	append_schemas(&path, &schemas, projection->sources);
+	appendStringInfoString(&path, ", pg_temp");
+	return path.data;
+}
+
+/* Adds the schemas of relations that are not in the list yet. */
+static void
+append_schemas(StringInfo path, List **schemas, ArrayType *relations)
+{
+	Oid		   *oids;
+	int			n = RelationArray(relations, &oids);
+
+	for (int i = 0; i < n; i++)
+	{
+		Oid			schema = get_rel_namespace(oids[i]);
+
+		if (!OidIsValid(schema) || schema == PG_CATALOG_NAMESPACE ||
+			list_member_oid(*schemas, schema))
+			continue;
+		*schemas = lappend_oid(*schemas, schema);
+		appendStringInfo(path, ", %s", quote_identifier(get_namespace_name(schema)));
+	}
+}
+
+static void
+handler_error_context(void *arg)
+{
+	errcontext("projection \"%s\"", (const char *) arg);
+}

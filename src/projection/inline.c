@@ -1,0 +1,469 @@
+/*-------------------------------------------------------------------------
+ *
+ * inline.c
+ *	  Projections that are kept in the appending statement itself.
+ *
+ * Each source has an AFTER INSERT statement trigger whose transition table
+ * becomes new_events.  What the triggers cannot see, events that were there
+ * before or that came while the projection was paused, is replayed from the
+ * event tables in the order of ids, with writers locked out: under that lock
+ * no event of these tables is still to be committed, and every later one has
+ * a higher id.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "projection/projection.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+static char *inline_trigger_name(const char *projection);
+static void create_trigger(const Projection *projection, Oid source);
+static Handler *handler_of_trigger(FunctionCallInfo fcinfo);
+static void fill_from_transition(EventBatch *batch, const Projection *projection,
+								 TriggerData *trigger);
+static void add_event(EventBatch *batch, Oid event_table, TupleTableSlot *slot);
+static bool event_passes(const Projection *projection, TupleTableSlot *slot, int type_column, int stream_column);
+static bool array_has(ArrayType *array, const char *value, int len);
+static char *replay_query(const Projection *projection);
+static void append_condition(StringInfo query, const char *condition, ArrayType *values);
+static void replay_batch(Handler *handler);
+static void check_isolation(const Projection *projection);
+
+/* Makes the triggers and applies the events that are there already. */
+void
+InlineAttach(Projection *projection)
+{
+	Oid		   *sources;
+	int			n = RelationArray(projection->sources, &sources);
+
+	InlineLockSources(projection);
+	for (int i = 0; i < n; i++)
+		create_trigger(projection, sources[i]);
+	InlineReplay(projection, 0);
+}
+
+/* The owner of the projection need not own the event tables. */
+void
+InlineDetach(const Projection *projection)
+{
+	char	   *name = inline_trigger_name(projection->name);
+	Oid		   *sources;
+	int			n = RelationArray(projection->sources, &sources);
+
+	for (int i = 0; i < n; i++)
+	{
+		ObjectAddress address;
+		Oid			trigger = get_trigger_oid(sources[i], name, true);
+
+		if (!OidIsValid(trigger))
+			continue;
+		ObjectAddressSet(address, TriggerRelationId, trigger);
+		performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	}
+}
+
+/* Waits for those who are appending to the sources and keeps others out. */
+void
+InlineLockSources(const Projection *projection)
+{
+	Oid		   *sources;
+	int			n = RelationArray(projection->sources, &sources);
+
+	check_isolation(projection);
+	for (int i = 0; i < n; i++)
+		LockRelationOid(sources[i], ShareRowExclusiveLock);
+}
+
+/* The highest id in the sources, which are locked; 0 if there is no event. */
+int64
+InlineLastEventId(const Projection *projection)
+{
+	OwnerContext superuser;
+	Oid		   *sources;
+	int			n = RelationArray(projection->sources, &sources);
+	int64		last = 0;
+
+	SuperuserContextEnter(&superuser);
+	SPI_connect();
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Datum		id;
+
+		if (get_rel_name(sources[i]) == NULL)
+			continue;
+		if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM ONLY %s", RelationText(sources[i])),
+						false, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not read the last id of %s", RelationText(sources[i]));
+		id = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		if (!isnull)
+			last = Max(last, DatumGetInt64(id));
+	}
+	SPI_finish();
+	OwnerContextLeave(&superuser);
+	return last;
+}
+
+/* Applies the events with ids above after_id; the sources are locked. */
+void
+InlineReplay(Projection *projection, int64 after_id)
+{
+	Handler    *handler = HandlerGet(projection->name);
+	OwnerContext owner;
+	Oid			types[3] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[3];
+	char		nulls[3] = {' ', ' ', ' '};
+	MemoryContext batch_context;
+	Portal		portal;
+	char	   *query = replay_query(projection);
+
+	InlineLockSources(projection);
+	if (query == NULL)
+		return;
+	values[0] = Int64GetDatum(after_id);
+	values[1] = PointerGetDatum(projection->types);
+	if (projection->types == NULL)
+		nulls[1] = 'n';
+	values[2] = PointerGetDatum(projection->categories);
+	if (projection->categories == NULL)
+		nulls[2] = 'n';
+
+	OwnerContextEnter(&owner, projection);
+	SPI_connect();
+	portal = SPI_cursor_open_with_args(NULL, query, 3, types, values, nulls,
+									   false, CURSOR_OPT_NO_SCROLL);
+	batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook inline replay",
+										  ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		MemoryContext save;
+
+		SPI_cursor_fetch(portal, true, projection->batch_size);
+		if (SPI_processed == 0)
+			break;
+		save = MemoryContextSwitchTo(batch_context);
+		replay_batch(handler);
+		MemoryContextSwitchTo(save);
+		MemoryContextReset(batch_context);
+	}
+	SPI_cursor_close(portal);
+	SPI_finish();
+	OwnerContextLeave(&owner);
+}
+
+PG_FUNCTION_INFO_V1(daybook_project_inline);
+Datum
+daybook_project_inline(PG_FUNCTION_ARGS)
+{
+	Handler    *handler = handler_of_trigger(fcinfo);
+	MemoryContext context;
+	MemoryContext save;
+	EventBatch	batch;
+
+	if (handler->projection->is_paused)
+		return PointerGetDatum(NULL);
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "daybook inline projection",
+									ALLOCSET_DEFAULT_SIZES);
+	save = MemoryContextSwitchTo(context);
+	EventBatchInit(&batch);
+	fill_from_transition(&batch, handler->projection, (TriggerData *) fcinfo->context);
+	if (batch.count > 0)
+		HandlerRun(handler, &batch);
+	EventBatchEnd(&batch);
+	MemoryContextSwitchTo(save);
+	MemoryContextDelete(context);
+	return PointerGetDatum(NULL);
+}
+
+/* Whether all triggers of an inline projection are there and not disabled. */
+PG_FUNCTION_INFO_V1(daybook_inline_triggers_live);
+Datum
+daybook_inline_triggers_live(PG_FUNCTION_ARGS)
+{
+	char	   *name = inline_trigger_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	Oid		   *sources;
+	int			n = RelationArray(PG_GETARG_ARRAYTYPE_P(1), &sources);
+
+	for (int i = 0; i < n; i++)
+	{
+		Relation	rel = try_table_open(sources[i], AccessShareLock);
+		bool		live = false;
+
+		/* a dropped table has no events to miss */
+		if (rel == NULL)
+			continue;
+		for (int t = 0; rel->trigdesc != NULL && t < rel->trigdesc->numtriggers; t++)
+		{
+			Trigger    *trigger = &rel->trigdesc->triggers[t];
+
+			if (strcmp(trigger->tgname, name) == 0)
+				live = trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+					trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN;
+		}
+		table_close(rel, AccessShareLock);
+		if (!live)
+			PG_RETURN_BOOL(false);
+	}
+	PG_RETURN_BOOL(true);
+}
+
+/* A long name gives way to a hash at its end, as it has to stay unique. */
+static char *
+inline_trigger_name(const char *projection)
+{
+	const char *prefix = "daybook_inline_";
+	int			room = NAMEDATALEN - 1 - strlen(prefix);
+	int			len = strlen(projection);
+
+	if (len <= room)
+		return psprintf("%s%s", prefix, projection);
+	return psprintf("%s%.*s_%08x", prefix, pg_mbcliplen(projection, len, room - 9), projection,
+					hash_bytes((const unsigned char *) projection, len));
+}
+
+/* Made as the caller, whose TRIGGER privilege it takes; fires in every session. */
+static void
+create_trigger(const Projection *projection, Oid source)
+{
+	const char *name = quote_identifier(inline_trigger_name(projection->name));
+	OwnerContext superuser;
+	char	   *command;
+
+	command = psprintf("CREATE TRIGGER %s AFTER INSERT ON %s REFERENCING NEW TABLE AS new_events "
+					   "FOR EACH STATEMENT EXECUTE FUNCTION daybook.project_inline(%s)",
+					   name, RelationText(source), quote_literal_cstr(projection->name));
+	SPI_connect();
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute: %s", command);
+	/* enabling takes the table's owner, which the caller need not be */
+	SuperuserContextEnter(&superuser);
+	command = psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", RelationText(source), name);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute: %s", command);
+	OwnerContextLeave(&superuser);
+	SPI_finish();
+}
+
+/*
+ * The handler that a trigger stands for.  Anyone may make triggers on tables
+ * of their own: only those that create_projection made can feed a projection.
+ */
+static Handler *
+handler_of_trigger(FunctionCallInfo fcinfo)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	Handler    *handler;
+	const char *name;
+	Oid		   *sources;
+	int			n;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(data->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(data->tg_event) ||
+		data->tg_newtable == NULL || data->tg_trigger->tgnargs != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("daybook.project_inline was not called by the trigger of an inline projection")));
+	name = data->tg_trigger->tgargs[0];
+	handler = strlen(name) < NAMEDATALEN ? HandlerGet(name) : NULL;
+	if (handler == NULL || !handler->projection->is_inline)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("inline projection \"%s\" does not exist", name),
+				 errdetail("Table %s has a trigger for it.",
+						   RelationText(RelationGetRelid(data->tg_relation))),
+				 errhint("Drop trigger %s.", quote_identifier(data->tg_trigger->tgname))));
+
+	n = RelationArray(handler->projection->sources, &sources);
+	for (int i = 0; i < n; i++)
+	{
+		if (sources[i] == RelationGetRelid(data->tg_relation) &&
+			strcmp(data->tg_trigger->tgname, inline_trigger_name(name)) == 0)
+			return handler;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("trigger %s on table %s was not made for inline projection \"%s\"",
+					quote_identifier(data->tg_trigger->tgname),
+					RelationText(RelationGetRelid(data->tg_relation)), name),
+			 errhint("Drop the trigger; daybook.create_projection() makes its own.")));
+}
+
+/* Takes the statement's new events that the projection wants. */
+static void
+fill_from_transition(EventBatch *batch, const Projection *projection, TriggerData *trigger)
+{
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	Tuplestorestate *rows = trigger->tg_newtable;
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	int			type_column = SPI_fnumber(desc, "type");
+	int			stream_column = SPI_fnumber(desc, "stream_id");
+	int			pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
+
+	/* other triggers read the same rows, each through a pointer of its own */
+	tuplestore_select_read_pointer(rows, pointer);
+	tuplestore_rescan(rows);
+	while (tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		slot_getallattrs(slot);
+		if (event_passes(projection, slot, type_column, stream_column))
+			add_event(batch, RelationGetRelid(trigger->tg_relation), slot);
+	}
+	tuplestore_select_read_pointer(rows, 0);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* Adds a row of an event table, which has no position yet. */
+static void
+add_event(EventBatch *batch, Oid event_table, TupleTableSlot *slot)
+{
+	Datum		values[MaxHeapAttributeNumber];
+	bool		nulls[MaxHeapAttributeNumber];
+	TupleDesc	from_desc = slot->tts_tupleDescriptor;
+	int			from = 0;
+
+	values[0] = (Datum) 0;
+	nulls[0] = true;
+	values[1] = ObjectIdGetDatum(event_table);
+	nulls[1] = false;
+	for (int i = 2; i < batch->desc->natts; i++)
+	{
+		nulls[i] = TupleDescAttr(batch->desc, i)->attisdropped;
+		if (nulls[i])
+			continue;
+		while (from < from_desc->natts && TupleDescAttr(from_desc, from)->attisdropped)
+			from++;
+		nulls[i] = from >= from_desc->natts || slot->tts_isnull[from];
+		values[i] = nulls[i] ? (Datum) 0 : slot->tts_values[from];
+		from++;
+	}
+	tuplestore_putvalues(batch->events, batch->desc, values, nulls);
+	batch->count++;
+}
+
+static bool
+event_passes(const Projection *projection, TupleTableSlot *slot, int type_column, int stream_column)
+{
+	if (projection->types != NULL)
+	{
+		text	   *type = DatumGetTextPP(slot->tts_values[type_column - 1]);
+
+		if (!array_has(projection->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
+			return false;
+	}
+	if (projection->categories != NULL)
+	{
+		text	   *stream = DatumGetTextPP(slot->tts_values[stream_column - 1]);
+		const char *id = VARDATA_ANY(stream);
+		int			len = VARSIZE_ANY_EXHDR(stream);
+		const char *dash = memchr(id, '-', len);
+
+		return array_has(projection->categories, id, dash ? dash - id : len);
+	}
+	return true;
+}
+
+/* Whether a text[] without nulls has the value. */
+static bool
+array_has(ArrayType *array, const char *value, int len)
+{
+	int			n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	char	   *element = ARR_DATA_PTR(array);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (VARSIZE_ANY_EXHDR(element) == len && memcmp(VARDATA_ANY(element), value, len) == 0)
+			return true;
+		element = att_addlength_pointer(element, -1, element);
+		element = (char *) att_align_nominal(element, TYPALIGN_INT);
+	}
+	return false;
+}
+
+/*
+ * Events of all sources in the order of ids: after $1, of types $2, of
+ * categories $3.  NULL when no source is left.
+ */
+static char *
+replay_query(const Projection *projection)
+{
+	StringInfoData query;
+	Oid		   *sources;
+	int			n = RelationArray(projection->sources, &sources);
+	const char *separator = "SELECT * FROM (";
+
+	initStringInfo(&query);
+	for (int i = 0; i < n; i++)
+	{
+		if (get_rel_name(sources[i]) == NULL)
+			continue;
+		appendStringInfo(&query,
+						 "%s SELECT NULL::pg_catalog.int8, %u::pg_catalog.regclass, e.*"
+						 " FROM ONLY %s e"
+						 " WHERE e.id OPERATOR(pg_catalog.>) $1",
+						 separator, sources[i], RelationText(sources[i]));
+		append_condition(&query, "e.type = ANY ($2)", projection->types);
+		append_condition(&query, "pg_catalog.split_part(e.stream_id, '-', 1) = ANY ($3)",
+						 projection->categories);
+		separator = " UNION ALL";
+	}
+	if (query.len == 0)
+		return NULL;
+	appendStringInfoString(&query, ") s ORDER BY s.id");
+	return query.data;
+}
+
+static void
+append_condition(StringInfo query, const char *condition, ArrayType *values)
+{
+	if (values != NULL)
+		appendStringInfo(query, " AND %s", condition);
+}
+
+/* Hands what the cursor has just fetched to the handler. */
+static void
+replay_batch(Handler *handler)
+{
+	SPITupleTable *fetched = SPI_tuptable;
+	EventBatch	batch;
+
+	EventBatchInit(&batch);
+	for (uint64 i = 0; i < fetched->numvals; i++)
+		tuplestore_puttuple(batch.events, fetched->vals[i]);
+	batch.count = fetched->numvals;
+	HandlerRun(handler, &batch);
+	EventBatchEnd(&batch);
+	SPI_freetuptable(fetched);
+}
+
+/* With an old snapshot, events committed since it was taken would be left out. */
+static void
+check_isolation(const Projection *projection)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("inline projection \"%s\" can be changed at isolation level READ COMMITTED only",
+						projection->name),
+				 errhint("Use BEGIN ISOLATION LEVEL READ COMMITTED.")));
+}

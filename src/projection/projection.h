@@ -1,0 +1,145 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection.h
+ *	  Projections: their stored definition and progress, their handlers, and
+ *	  the batches of events that are handed to them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_PROJECTION_H
+#define DAYBOOK_PROJECTION_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "storage/itemptr.h"
+#include "storage/lockdefs.h"
+#include "utils/array.h"
+#include "utils/tuplestore.h"
+
+#define PROJECTION_MAX_BATCH_SIZE	1000000
+
+/* A row of daybook.projection. */
+typedef struct Projection
+{
+	char	   *name;
+	Oid			owner;
+	bool		is_inline;
+	bool		is_paused;
+	bool		has_function;	/* handler is a function's signature, not SQL */
+	char	   *handler;
+	ArrayType  *sources;		/* regclass[] */
+	ArrayType  *tables;			/* regclass[] */
+	ArrayType  *types;			/* text[], or NULL for all */
+	ArrayType  *categories;		/* text[], or NULL for all */
+	int			batch_size;
+	char	   *on_error;
+	int64		from_position;
+	TimestampTz created_at;
+	int			restored_pid;	/* 0 unless it was just loaded from a dump */
+	TimestampTz restored_session_start;
+
+	/* which version of the row this is, for caches */
+	TransactionId xmin;
+	ItemPointerData tid;
+} Projection;
+
+/* Why a batch could not be applied; sqlstate NULL: nothing is wrong. */
+typedef struct ProjectionError
+{
+	char	   *sqlstate;
+	char	   *message;
+	char	   *detail;
+	char	   *context;
+	int64		position;		/* the event that fails, 0 if it is not known */
+	Oid			event_table;
+	int64		event_id;
+} ProjectionError;
+
+/* A row of daybook.projection_position. */
+typedef struct ProjectionProgress
+{
+	int64		position;		/* meaningless for inline projections */
+	int64		generation;		/* raised by each change from outside a batch */
+	int64		paused_at_id;	/* inline and paused: the last event applied */
+	int			attempts;		/* failures in a row */
+	TimestampTz retry_at;		/* 0: at once */
+	TimestampTz failed_at;		/* 0: not failed */
+	ProjectionError error;
+	ItemPointerData tid;
+} ProjectionProgress;
+
+/* projection.c: reading and writing the two tables */
+extern void ProjectionLock(const char *name);
+extern Projection *ProjectionLoad(const char *name);
+extern Projection *ProjectionLoadIfNewer(const char *name, const Projection *known);
+extern List *ProjectionLoadAll(void);
+extern void ProjectionInsert(Projection *projection);
+extern void ProjectionSetState(Projection *projection, bool paused);
+extern void ProjectionSetRestored(Projection *projection);
+extern void ProjectionDelete(Projection *projection);
+extern bool ProgressLoad(const char *name, ProjectionProgress *progress);
+extern void ProgressInsert(const Projection *projection, const ProjectionProgress *progress);
+extern void ProgressUpdate(const Projection *projection, ProjectionProgress *progress);
+extern void ProgressDelete(const char *name);
+extern Oid	DaybookTypeOid(const char *name);
+extern int	RelationArray(ArrayType *array, Oid **relations);
+extern char *RelationText(Oid relation);
+
+/* An event's place, as shown in errors. */
+typedef struct EventPlace
+{
+	int64		position;		/* 0 inline */
+	Oid			event_table;
+	int64		event_id;
+} EventPlace;
+
+/* Events on their way to a handler, in order: rows of daybook.log_event. */
+typedef struct EventBatch
+{
+	Tuplestorestate *events;
+	TupleDesc	desc;
+	int64		count;
+	EventPlace	first;
+	int64		last_position;
+	EventPlace	current;		/* function handlers: the event in hand */
+	int64		done;			/* function handlers: events before it */
+} EventBatch;
+
+/* A handler made ready to run. */
+typedef struct Handler
+{
+	Projection *projection;
+	MemoryContext context;
+	SPIPlanPtr	plan;			/* made by the first run of SQL text */
+	int			running;		/* depth of runs in progress */
+} Handler;
+
+/* handler.c */
+extern Handler *HandlerGet(const char *name);
+extern void HandlerCheck(const Projection *projection);
+extern void HandlerRun(Handler *handler, EventBatch *batch);
+extern void EventBatchInit(EventBatch *batch);
+extern void EventBatchEnd(EventBatch *batch);
+
+/* The projection's owner and search path, for as long as its code runs. */
+typedef struct OwnerContext
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	int			guc_level;
+} OwnerContext;
+
+extern void OwnerContextEnter(OwnerContext *saved, const Projection *projection);
+extern void OwnerContextLeave(const OwnerContext *saved);
+extern void SuperuserContextEnter(OwnerContext *saved);
+
+/* inline.c */
+extern void InlineAttach(Projection *projection);
+extern void InlineDetach(const Projection *projection);
+extern void InlineLockSources(const Projection *projection);
+extern int64 InlineLastEventId(const Projection *projection);
+extern void InlineReplay(Projection *projection, int64 after_id);
+
+#endif							/* DAYBOOK_PROJECTION_H */

@@ -1,0 +1,607 @@
+/*-------------------------------------------------------------------------
+ *
+ * projector.c
+ *	  The worker that keeps one asynchronous projection.
+ *
+ * A batch is one transaction: it takes the projection's lock, reads the
+ * position, hands the events after it to the handler and writes the new
+ * position.  Rows and position stand or fall together, so the commit need not
+ * wait for the disk, and two workers can never apply an event twice, however
+ * they came to run at the same time.  Live work, catching up and rebuilding
+ * are the same loop.
+ *
+ * No event is ever skipped.  A batch that fails is tried again in halves
+ * until the event that fails stands alone, all events before it having been
+ * applied; it is then tried again with growing pauses.  Failures that may
+ * pass by themselves, such as deadlocks, are only tried again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "daybook.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "projection/projection.h"
+#include "projection/projector.h"
+#include "projection/projector_slots.h"
+#include "replay/event_reader.h"
+#include "sequencer/log_scan.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "worker/worker_state.h"
+
+/*
+ * Log entries that one transaction passes at most: where a filter lets few
+ * events through, the position still moves on.
+ */
+#define MAX_SCANNED			100000
+
+/* Pauses before a failed batch is tried again, in milliseconds. */
+#define FAILED_PAUSE		1000
+#define TRANSIENT_PAUSE		100
+#define LONGEST_PAUSE		60000
+
+typedef enum ProjectorStep
+{
+	STEP_MORE,					/* there is more to do now */
+	STEP_CAUGHT_UP,				/* wait for the log to grow */
+	STEP_PAUSE,					/* wait until retry_at */
+	STEP_EXIT					/* the projection needs no worker any more */
+} ProjectorStep;
+
+typedef struct Projector
+{
+	const char *name;
+	ProjectorSlot *slot;
+	DatabaseState *database;
+	MemoryContext batch_context;
+
+	bool		claimed;		/* the fields below are those of the row */
+	bool		checked;		/* the position is not ahead of the log */
+	int64		generation;
+	int64		position;
+	int			attempts;
+	TimestampTz retry_at;
+
+	/* narrowing down a failure */
+	int64		limit;			/* events in the next batch, 0: as many as the projection says */
+	int64		suspects;		/* events, from position on, of which one fails; 0: unknown */
+	int64		suspects_end;	/* position of the last of them */
+
+	uint64		wait_beyond;	/* nothing to do until the log's head is above this */
+
+	/* the batch in hand, for when it fails */
+	bool		has_batch;
+	EventBatch	batch;
+} Projector;
+
+static void projector_init(Projector *projector, const ProjectorLaunch *launch);
+static void detach_slot(int code, Datum arg);
+static ProjectorStep project_or_fail(Projector *projector);
+static ProjectorStep project(Projector *projector);
+static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
+static bool lock_extension(void);
+static ProjectorStep claim(Projector *projector, Projection *projection, ProjectionProgress *progress);
+static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
+static void check_not_ahead(Projector *projector);
+static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
+static void apply_batch(Projector *projector, Handler *handler);
+static void batch_succeeded(Projector *projector);
+static ProjectorStep batch_failed(Projector *projector, ErrorData *error);
+static bool is_transient(int sqlstate);
+static void narrow(Projector *projector);
+static TimestampTz next_try(int attempts, long first_pause);
+static void record_failure(Projector *projector, ErrorData *error, bool failed, bool isolated);
+static void report_failure(Projector *projector, ErrorData *error);
+static void wait_for_work(Projector *projector, ProjectorStep step);
+static void reload_settings(void);
+
+void
+daybook_projector_main(Datum arg)
+{
+	static Projector projector;
+	ProjectorLaunch launch;
+	ProjectorStep step = STEP_MORE;
+
+	memcpy(&launch, MyBgworkerEntry->bgw_extra, sizeof(launch));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGINT, StatementCancelHandler);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	projector_init(&projector, &launch);
+	while (step != STEP_EXIT && !projector.slot->stop && !WorkerMustStop())
+	{
+		step = project_or_fail(&projector);
+		reload_settings();
+	}
+	proc_exit(0);
+}
+
+/* Takes the slot and connects to the database. */
+static void
+projector_init(Projector *projector, const ProjectorLaunch *launch)
+{
+	projector->slot = ProjectorSlotAttach(launch);
+	if (projector->slot == NULL)
+		proc_exit(0);
+	before_shmem_exit(detach_slot, PointerGetDatum(projector));
+	projector->name = projector->slot->name;
+
+	BackgroundWorkerInitializeConnectionByOid(launch->database, InvalidOid, 0);
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION);
+	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+
+	WorkerAttach(false);
+	projector->database = MyDatabaseState();
+	if (projector->database == NULL)
+		proc_exit(0);
+	projector->batch_context = AllocSetContextCreate(TopMemoryContext, "daybook projection batch",
+													 ALLOCSET_DEFAULT_SIZES);
+}
+
+/*
+ * Gives the slot back and lets the supervisor know, however the worker ends.
+ * WorkerAttach's own word to the supervisor comes before the slot is free.
+ */
+static void
+detach_slot(int code, Datum arg)
+{
+	Projector  *projector = (Projector *) DatumGetPointer(arg);
+
+	ProjectorSlotDetach(projector->slot, code != 0);
+	if (projector->database != NULL)
+	{
+		projector->database->supervise = true;
+		WakeDatabaseWorker();
+	}
+}
+
+/* One round: a batch, or what follows from its failure, and the wait after it. */
+static ProjectorStep
+project_or_fail(Projector *projector)
+{
+	ProjectorStep step;
+	ErrorData  *error = NULL;
+
+	PG_TRY();
+	{
+		if (ProjectorSlotTakeChanged(projector->slot))
+		{
+			/* an interrupt that came for the batch before is of no use now */
+			QueryCancelPending = false;
+			projector->claimed = false;
+		}
+		projector->slot->in_batch = true;
+		step = project(projector);
+		projector->slot->in_batch = false;
+		if (step == STEP_CAUGHT_UP || step == STEP_PAUSE)
+			wait_for_work(projector, step);
+	}
+	PG_CATCH();
+	{
+		projector->slot->in_batch = false;
+		MemoryContextSwitchTo(TopMemoryContext);
+		disable_all_timeouts(false);
+		QueryCancelPending = false;
+		error = CopyErrorData();
+		FlushErrorState();
+		ConditionVariableCancelSleep();
+		AbortCurrentTransaction();
+		step = STEP_MORE;
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextReset(projector->batch_context);
+	pgstat_report_stat(false);
+	if (error != NULL)
+	{
+		if (!projector->claimed)
+			ThrowErrorData(error);	/* ends the worker; it is started again later */
+		step = batch_failed(projector, error);
+		FreeErrorData(error);
+	}
+	return step;
+}
+
+/* The transaction of one batch. */
+static ProjectorStep
+project(Projector *projector)
+{
+	ProjectionProgress progress;
+	ProjectorStep step;
+	Handler    *handler;
+
+	projector->has_batch = false;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	handler = lock_projection(projector, &progress);
+	if (handler == NULL)
+		step = STEP_EXIT;
+	else if (!projector->claimed || progress.generation != projector->generation)
+		step = claim(projector, handler->projection, &progress);
+	else if (projector->retry_at > GetCurrentTimestamp())
+		step = STEP_PAUSE;
+	else
+		return project_batch(projector, handler, &progress);
+	CommitTransactionCommand();
+	return step;
+}
+
+/* Applies the next batch, writes the position after it, and commits. */
+static ProjectorStep
+project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress)
+{
+	int64		head = pg_atomic_read_u64(&projector->database->head);
+	int64		before = progress->position;
+	bool		more;
+
+	MemoryContextSwitchTo(projector->batch_context);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	check_not_ahead(projector);
+	more = read_batch(projector, handler->projection, &progress->position);
+	apply_batch(projector, handler);
+	if (progress->position != before || progress->error.sqlstate != NULL)
+	{
+		progress->attempts = 0;
+		progress->retry_at = 0;
+		progress->failed_at = 0;
+		memset(&progress->error, 0, sizeof(ProjectionError));
+		ProgressUpdate(handler->projection, progress);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	projector->position = progress->position;
+	projector->wait_beyond = projector->position > before ? projector->position : Max(head, before);
+	batch_succeeded(projector);
+	ConditionVariableBroadcast(&projector->database->projected);
+	return more ? STEP_MORE : STEP_CAUGHT_UP;
+}
+
+/*
+ * The handler of the projection, locked, with its progress; NULL if it needs
+ * no worker any more.
+ */
+static Handler *
+lock_projection(Projector *projector, ProjectionProgress *progress)
+{
+	Handler    *handler;
+
+	if (!lock_extension())
+		return NULL;
+	ProjectionLock(projector->name);
+	handler = HandlerGet(projector->name);
+	if (handler == NULL || handler->projection->is_paused || handler->projection->is_inline)
+		return NULL;
+	if (!ProgressLoad(projector->name, progress))
+		ereport(FATAL,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("projection \"%s\" has no row in daybook.projection_position",
+						projector->name)));
+	return handler;
+}
+
+/*
+ * Holds off DROP EXTENSION until the transaction ends; false if the extension
+ * is gone.
+ */
+static bool
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
+
+	if (!OidIsValid(extension))
+		return false;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
+}
+
+/* Makes the stored progress this worker's own, so that any other one stops. */
+static ProjectorStep
+claim(Projector *projector, Projection *projection, ProjectionProgress *progress)
+{
+	if (projection->restored_pid != 0)
+	{
+		projection = ProjectionLoad(projection->name);
+		ProjectionSetRestored(projection);
+	}
+	progress->generation++;
+	ProgressUpdate(projection, progress);
+
+	projector->claimed = true;
+	projector->checked = false;
+	projector->generation = progress->generation;
+	projector->position = progress->position;
+	projector->attempts = progress->attempts;
+	projector->retry_at = progress->retry_at;
+	projector->limit = 0;
+	if (progress->error.position != 0)
+	{
+		/* no need to narrow down again what is known already */
+		projector->limit = 1;
+		projector->suspects = 1;
+		projector->suspects_end = progress->error.position;
+	}
+	return STEP_MORE;
+}
+
+/* Waiting for the log to come to such a position would pass over events. */
+static void
+check_not_ahead(Projector *projector)
+{
+	int64		head;
+
+	if (projector->checked)
+		return;
+	head = LogHead(GetActiveSnapshot());
+	if (projector->position > head)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("projection \"%s\" is ahead of the log", projector->name),
+				 errdetail("Its position is " INT64_FORMAT ", and the log ends at " INT64_FORMAT ".",
+						   projector->position, head),
+				 errhint("Rebuild the projection: it and the log come from different backups.")));
+	projector->checked = true;
+}
+
+/*
+ * Reads the next events.  Sets the position that stands after them, and
+ * returns whether the log may go on beyond it.
+ */
+static bool
+read_batch(Projector *projector, const Projection *projection, int64 *position)
+{
+	EventFilter filter = {projection->sources, projection->categories, projection->types};
+	EventBatch *batch = &projector->batch;
+	int64		limit = projector->limit ? projector->limit : projection->batch_size;
+	OwnerContext owner;
+	EventReader *reader;
+	LogEvent   *event;
+	Datum	   *values;
+	bool	   *nulls;
+	TupleDesc	event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
+
+	EventBatchInit(batch);
+	values = palloc(sizeof(Datum) * batch->desc->natts);
+	nulls = palloc(sizeof(bool) * batch->desc->natts);
+	/* as the owner, who has to have the right to read what the handler gets */
+	OwnerContextEnter(&owner, projection);
+	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
+	EventReaderLimit(reader, MAX_SCANNED);
+	EventReaderExpect(reader, limit);
+	while (batch->count < limit && (event = EventReaderNext(reader)) != NULL)
+	{
+		LogEventValues(event, event_desc, values, nulls);
+		tuplestore_putvalues(batch->events, batch->desc, values, nulls);
+		batch->last_position = event->entry.position;
+		if (batch->count++ == 0)
+		{
+			batch->first.position = event->entry.position;
+			batch->first.event_table = event->event_table;
+			batch->first.event_id = event->entry.id;
+		}
+	}
+	*position = EventReaderPosition(reader);
+	EventReaderEnd(reader);
+	OwnerContextLeave(&owner);
+	projector->has_batch = true;
+	return batch->count == limit || *position - projector->position >= MAX_SCANNED;
+}
+
+static void
+apply_batch(Projector *projector, Handler *handler)
+{
+	ConstraintsSetStmt *immediate;
+	char		activity[NAMEDATALEN + 100];
+
+	if (projector->batch.count == 0)
+		return;
+	snprintf(activity, sizeof(activity), "projection %s: " INT64_FORMAT " events after position " INT64_FORMAT,
+			 projector->name, projector->batch.count, projector->position);
+	pgstat_report_activity(STATE_RUNNING, activity);
+
+	/* what is deferred would run at commit, when the owner's code may not */
+	immediate = makeNode(ConstraintsSetStmt);
+	AfterTriggerSetState(immediate);
+	if (StatementTimeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
+	HandlerRun(handler, &projector->batch);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	EventBatchEnd(&projector->batch);
+}
+
+/* Goes back to full batches once all suspects have been applied. */
+static void
+batch_succeeded(Projector *projector)
+{
+	projector->attempts = 0;
+	projector->retry_at = 0;
+	if (projector->limit == 0)
+		return;
+	projector->suspects -= projector->batch.count;
+	if (projector->position >= projector->suspects_end || projector->suspects <= 0)
+		projector->limit = 0;
+	else
+		projector->limit = Max(projector->suspects / 2, 1);
+}
+
+/* Decides what to do after a failure, and writes it down. */
+static ProjectorStep
+batch_failed(Projector *projector, ErrorData *error)
+{
+	int64		count = projector->has_batch ? projector->batch.count : 0;
+	bool		transient = is_transient(error->sqlerrcode);
+
+	/* pause_projection and its like broke the batch off */
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->slot->changed)
+		return STEP_MORE;
+
+	if (transient)
+	{
+		projector->retry_at = next_try(projector->attempts++, TRANSIENT_PAUSE);
+		/* less work may fit where a time-out was the reason */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && count > 1)
+			narrow(projector);
+		record_failure(projector, error, false, false);
+	}
+	else if (count > 1)
+	{
+		narrow(projector);
+		projector->retry_at = 0;
+		record_failure(projector, error, false, false);
+	}
+	else
+	{
+		projector->retry_at = next_try(projector->attempts++, FAILED_PAUSE);
+		record_failure(projector, error, true, count == 1);
+		report_failure(projector, error);
+	}
+	return STEP_MORE;
+}
+
+/* Failures for which no event is to blame: the same batch may go through later. */
+static bool
+is_transient(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
+		sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlstate == ERRCODE_QUERY_CANCELED;
+}
+
+/* Tries half of the failed batch next, or all that a function got through. */
+static void
+narrow(Projector *projector)
+{
+	EventBatch *batch = &projector->batch;
+
+	projector->suspects = batch->count;
+	projector->suspects_end = batch->last_position;
+	if (batch->current.event_id != 0 && batch->done < batch->count)
+		projector->limit = Max(batch->done, 1);
+	else
+		projector->limit = batch->count / 2;
+}
+
+static TimestampTz
+next_try(int attempts, long first_pause)
+{
+	long		pause = attempts < 10 ? first_pause << attempts : LONGEST_PAUSE;
+
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(pause, LONGEST_PAUSE));
+}
+
+/* Stores the error, unless another worker has taken over meanwhile. */
+static void
+record_failure(Projector *projector, ErrorData *error, bool failed, bool isolated)
+{
+	ProjectionProgress progress;
+	Projection *projection;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (lock_extension())
+	{
+		ProjectionLock(projector->name);
+		projection = ProjectionLoad(projector->name);
+		if (projection != NULL && ProgressLoad(projector->name, &progress) &&
+			(!projector->claimed || progress.generation == projector->generation))
+		{
+			progress.attempts = projector->attempts;
+			progress.retry_at = projector->retry_at;
+			progress.failed_at = failed ? GetCurrentTimestamp() : 0;
+			memset(&progress.error, 0, sizeof(ProjectionError));
+			progress.error.sqlstate = unpack_sql_state(error->sqlerrcode);
+			progress.error.message = error->message;
+			progress.error.detail = error->detail;
+			progress.error.context = error->context;
+			if (isolated)
+			{
+				progress.error.position = projector->batch.first.position;
+				progress.error.event_table = projector->batch.first.event_table;
+				progress.error.event_id = projector->batch.first.event_id;
+			}
+			ProgressUpdate(projection, &progress);
+		}
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+static void
+report_failure(Projector *projector, ErrorData *error)
+{
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("projection \"%s\" failed after position " INT64_FORMAT ": %s",
+					projector->name, projector->position, error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->context ? errcontext("%s", error->context) : 0));
+}
+
+/* Sleeps until there is something to do: new events, a retry, a change. */
+static void
+wait_for_work(Projector *projector, ProjectorStep step)
+{
+	DatabaseState *database = projector->database;
+	ProjectorSlot *slot = projector->slot;
+
+	pgstat_report_activity(STATE_IDLE, NULL);
+	slot->idle = true;
+	ConditionVariablePrepareToSleep(&database->published);
+	while (!slot->stop && !slot->changed && !WorkerMustStop())
+	{
+		long		timeout = -1;
+
+		if (step == STEP_PAUSE)
+		{
+			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), projector->retry_at);
+			if (timeout <= 0)
+				break;
+		}
+		else if (pg_atomic_read_u64(&database->head) > projector->wait_beyond)
+			break;
+		(void) ConditionVariableTimedSleep(&database->published, timeout, PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+		reload_settings();
+	}
+	ConditionVariableCancelSleep();
+	slot->idle = false;
+}
+
+static void
+reload_settings(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}

@@ -1,0 +1,70 @@
+/*-------------------------------------------------------------------------
+ *
+ * projector_slots.h
+ *	  Shared memory of the projection workers: which projection each keeps,
+ *	  and how it is told of changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_PROJECTOR_SLOTS_H
+#define DAYBOOK_PROJECTOR_SLOTS_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+/*
+ * One worker.  All fields are protected by the slots' lock, except that the
+ * worker itself reads its flags without it.
+ *
+ *		free --ProjectorSlotReserve--> starting --ProjectorSlotAttach--> running
+ *		  ^                               |                                 |
+ *		  +---------ProjectorSlotFree-----+---------ProjectorSlotDetach-----+
+ *
+ * A free slot remembers who left it in an error, so that a worker that cannot
+ * start is not started over and over.
+ */
+typedef struct ProjectorSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	uint64		launch;			/* number of this launch: a worker that comes too late sees another */
+	pid_t		pid;			/* 0 while starting */
+	TimestampTz since;			/* of the launch, or when it became free */
+	bool		failed;			/* free, and the worker had ended in an error */
+	volatile bool in_batch;		/* an interrupt ends the batch */
+	volatile bool stop;			/* the worker shall exit */
+	volatile bool changed;		/* the projection's definition or progress was changed */
+	volatile bool idle;			/* nothing to do at present */
+	char		name[NAMEDATALEN];	/* the projection */
+} ProjectorSlot;
+
+/* What a worker is given at its start, in bgw_extra. */
+typedef struct ProjectorLaunch
+{
+	Oid			database;
+	int			slot;
+	uint64		launch;
+	char		name[NAMEDATALEN];
+} ProjectorLaunch;
+
+/* from the module's shared memory hooks */
+extern void ProjectorShmemRequest(void);
+extern void ProjectorShmemInit(void);
+
+/* for the supervisor */
+extern bool ProjectorSlotReserve(const char *name, ProjectorLaunch *launch);
+extern void ProjectorSlotFree(const ProjectorLaunch *launch);
+extern bool ProjectorSlotFind(const char *name, ProjectorSlot *copy);
+extern List *ProjectorSlotList(void);
+extern bool ProjectorSlotsTrim(void);
+extern bool ProjectorSlotsVacate(int count, TimestampTz since_before);
+
+/* for the worker */
+extern ProjectorSlot *ProjectorSlotAttach(const ProjectorLaunch *launch);
+extern bool ProjectorSlotTakeChanged(ProjectorSlot *slot);
+extern void ProjectorSlotDetach(ProjectorSlot *slot, bool failed);
+
+/* for sessions */
+extern void ProjectorInterrupt(const char *name);
+extern void ProjectorNotifyAtCommit(const char *name);
+
+#endif							/* DAYBOOK_PROJECTOR_SLOTS_H */

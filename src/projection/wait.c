@@ -1,0 +1,213 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *	  wait_for_projection: sleeping, without polling, until a projection has
+ *	  applied what was committed up to a point in the WAL.
+ *
+ * That point is turned into a position first: once the sequencer has passed
+ * it, the log's head covers all events committed before it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "projection/projection.h"
+#include "sequencer/log_scan.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/worker_state.h"
+
+typedef struct Wait
+{
+	const char *name;
+	DatabaseState *database;
+	XLogRecPtr	lsn;
+	TimestampTz until;
+} Wait;
+
+static void wait_init(Wait *wait, FunctionCallInfo fcinfo);
+static XLogRecPtr own_last_commit(void);
+static void wait_for_sequencer(const Wait *wait);
+static int64 wait_for_position(const Wait *wait, int64 target);
+static int64 position_or_error(const char *name, int64 target);
+static void sleep_until(const Wait *wait, ConditionVariable *variable, int64 target);
+static void report_time_out(const Wait *wait, int64 target);
+static int64 log_head(void);
+
+PG_FUNCTION_INFO_V1(daybook_wait_for_projection);
+Datum
+daybook_wait_for_projection(PG_FUNCTION_ARGS)
+{
+	Projection *projection;
+	Wait		wait;
+
+	wait_init(&wait, fcinfo);
+	projection = ProjectionLoad(wait.name);
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", wait.name)));
+	/* an inline projection has applied what is committed */
+	if (projection->is_inline)
+	{
+		if (projection->is_paused)
+			(void) position_or_error(wait.name, PG_INT64_MAX);
+		PG_RETURN_INT64(log_head());
+	}
+	(void) position_or_error(wait.name, 0);
+	wait_for_sequencer(&wait);
+	PG_RETURN_INT64(wait_for_position(&wait, log_head()));
+}
+
+static void
+wait_init(Wait *wait, FunctionCallInfo fcinfo)
+{
+	Interval   *timeout;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name and timeout of wait_for_projection must not be null")));
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for a projection during recovery"),
+				 errhint("Wait on the primary server.")));
+	wait->database = MyDatabaseState();
+	if (wait->database == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no daybook worker"),
+				 errhint("Look for the reason in the server's log; daybook.max_databases may be too small.")));
+	wait->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	wait->lsn = PG_ARGISNULL(1) ? own_last_commit() : PG_GETARG_LSN(1);
+	timeout = PG_GETARG_INTERVAL_P(2);
+	wait->until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														  TimestampTzGetDatum(GetCurrentTimestamp()),
+														  IntervalPGetDatum(timeout)));
+	if (wait->lsn > GetXLogInsertRecPtr())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("LSN %X/%X is in the future", LSN_FORMAT_ARGS(wait->lsn)),
+				 errdetail("The WAL ends at %X/%X.", LSN_FORMAT_ARGS(GetXLogInsertRecPtr()))));
+}
+
+/* The end of this session's last commit; for want of one, of all WAL so far. */
+static XLogRecPtr
+own_last_commit(void)
+{
+	return XactLastCommitEnd != InvalidXLogRecPtr ? XactLastCommitEnd : GetXLogInsertRecPtr();
+}
+
+/* Until the events of all commits up to the LSN are in the log. */
+static void
+wait_for_sequencer(const Wait *wait)
+{
+	DatabaseState *database = wait->database;
+
+	if (pg_atomic_read_u64(&database->sequenced_lsn) >= wait->lsn)
+		return;
+	RequestFlush(wait->lsn);
+	WakeDatabaseWorker();
+	ConditionVariablePrepareToSleep(&database->published);
+	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
+		sleep_until(wait, &database->published, -1);
+	ConditionVariableCancelSleep();
+}
+
+/* Until the projection's position is at least the target; returns it. */
+static int64
+wait_for_position(const Wait *wait, int64 target)
+{
+	int64		position = position_or_error(wait->name, target);
+
+	if (position >= target)
+		return position;
+	ConditionVariablePrepareToSleep(&wait->database->projected);
+	while ((position = position_or_error(wait->name, target)) < target)
+		sleep_until(wait, &wait->database->projected, target);
+	ConditionVariableCancelSleep();
+	return position;
+}
+
+/*
+ * The projection's position, with an error if that is below the target and
+ * will not rise by itself.
+ */
+static int64
+position_or_error(const char *name, int64 target)
+{
+	Projection *projection = ProjectionLoad(name);
+	ProjectionProgress progress;
+
+	if (projection == NULL || !ProgressLoad(name, &progress))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", name)));
+	if (progress.position >= target)
+		return progress.position;
+	if (projection->is_paused)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is paused", name),
+				 errhint("Let it go on with daybook.resume_projection().")));
+	if (progress.failed_at != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has failed after position " INT64_FORMAT, name, progress.position),
+				 errdetail("The error was %s.", progress.error.sqlstate),
+				 errhint("See daybook.projection_status, remove the cause and call daybook.resume_projection().")));
+	return progress.position;
+}
+
+/* Sleeps once, at most until the time is up. */
+static void
+sleep_until(const Wait *wait, ConditionVariable *variable, int64 target)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wait->until);
+
+	if (left <= 0)
+	{
+		ConditionVariableCancelSleep();
+		report_time_out(wait, target);
+	}
+	(void) ConditionVariableTimedSleep(variable, left, PG_WAIT_EXTENSION);
+}
+
+/* target -1: the sequencer has not yet passed the LSN. */
+static void
+report_time_out(const Wait *wait, int64 target)
+{
+	ProjectionProgress progress;
+
+	(void) ProgressLoad(wait->name, &progress);
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("timed out waiting for projection \"%s\"", wait->name),
+			 target >= 0 ?
+			 errdetail("It is at position " INT64_FORMAT ", " INT64_FORMAT " events before position " INT64_FORMAT ".",
+					   progress.position, target - progress.position, target) :
+			 errdetail("The sequencer is at LSN %X/%X, before LSN %X/%X.",
+					   LSN_FORMAT_ARGS((XLogRecPtr) pg_atomic_read_u64(&wait->database->sequenced_lsn)),
+					   LSN_FORMAT_ARGS(wait->lsn)),
+			 target >= 0 ?
+			 errhint("See daybook.projection_status.") :
+			 errhint("See daybook.sequencer_status.")));
+}
+
+/* The last position now, whatever the transaction's snapshot. */
+static int64
+log_head(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		head = LogHead(snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return head;
+}
