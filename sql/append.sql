@@ -1,6 +1,6 @@
 -- daybook.append(): expected versions, arrays, idempotency, metadata
-CREATE EXTENSION IF NOT EXISTS daybook;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS daybook;
 SELECT daybook.create_event_table('app_orders');
 
 -- sqlstate and detail of what a statement raises
