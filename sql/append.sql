@@ -33,6 +33,13 @@ SELECT app_append('a-1', '{"type": "Opened", "data": {"amount": 100}}');
 SELECT app_append('a-1', '[{"type": "Deposited", "data": {"amount": 50}}, {"type": "Withdrawn", "data": {"amount": 20}}]');
 SELECT first_version, last_version, duplicate
 FROM daybook.append('app_orders', 'a-1', 'Closed', '{"reason": "moved"}'::jsonb, '{"actor": "ann"}', 3);
+-- the same with bare literals
+SELECT first_version, duplicate FROM daybook.append('app_orders', 'a-1', 'Noted', '{"by": "ann"}');
+SELECT first_version, duplicate FROM daybook.append('app_orders', 'a-1', ' [{"type": "Noted"}]', '5');
+SELECT first_version, duplicate FROM daybook.append('app_orders', 'a-1', '{"type": "Noted"}', NULL);
+SELECT first_version, duplicate FROM daybook.append('app_orders', 'a-1', 'Noted', NULL);
+SELECT app_try($$SELECT daybook.append('app_orders', 'a-1', '{"type": "Noted"}', '{}')$$);
+SELECT app_try($$SELECT daybook.append('app_orders', 'a-1', '{"type": "Noted"}', '7')$$);
 SELECT version, schema_version, stream_id, type, data, metadata, tags, recorded_by = session_user AS by_me
 FROM app_orders ORDER BY id;
 

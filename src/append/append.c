@@ -18,16 +18,20 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 
 PG_FUNCTION_INFO_V1(daybook_append_events);
 PG_FUNCTION_INFO_V1(daybook_append_event);
+PG_FUNCTION_INFO_V1(daybook_append_literals);
 
 #define APPEND_RESULT_NATTS	5
 
 static Relation open_for_append(Oid relid);
+static Jsonb *jsonb_from_cstring(const char *value);
 static int64 expected_argument(FunctionCallInfo fcinfo, int n);
+static int64 check_range(int64 expected);
 static void require_argument(FunctionCallInfo fcinfo, int n, const char *name);
 static Datum append(FunctionCallInfo fcinfo, const AppendEvent *events, int count,
 					int64 expected);
@@ -63,14 +67,48 @@ daybook_append_event(PG_FUNCTION_ARGS)
 	return append(fcinfo, &event, 1, expected_argument(fcinfo, 5));
 }
 
+/*
+ * daybook.append(event_table, stream_id, type_or_events, data_or_version):
+ * which of the others is meant shows in the third argument.
+ */
+Datum
+daybook_append_literals(PG_FUNCTION_ARGS)
+{
+	AppendEvent event = {0};
+	char	   *third;
+	char	   *fourth = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+
+	require_argument(fcinfo, 2, "type");
+	third = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	third += strspn(third, " \t\r\n");
+	if (*third == '{' || *third == '[')
+	{
+		int			count;
+		AppendEvent *events = ParseEvents(jsonb_from_cstring(third), &count);
+
+		return append(fcinfo, events, count,
+					  fourth ? check_range(pg_strtoint64(fourth)) : EXPECT_ANY);
+	}
+	event.type = PG_GETARG_TEXT_PP(2);
+	event.data = fourth ? jsonb_from_cstring(fourth) : NULL;
+	return append(fcinfo, &event, 1, EXPECT_ANY);
+}
+
+static Jsonb *
+jsonb_from_cstring(const char *value)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(value)));
+}
+
 static int64
 expected_argument(FunctionCallInfo fcinfo, int n)
 {
-	int64		expected;
+	return PG_ARGISNULL(n) ? EXPECT_ANY : check_range(PG_GETARG_INT64(n));
+}
 
-	if (PG_ARGISNULL(n))
-		return EXPECT_ANY;
-	expected = PG_GETARG_INT64(n);
+static int64
+check_range(int64 expected)
+{
 	if (expected < EXPECT_EXISTS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -23,3 +23,13 @@ AS 'MODULE_PATHNAME', 'daybook_append_event'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.append(regclass, text, text, jsonb, jsonb, bigint) IS
 'appends one event to a stream; expected_version: NULL any, 0 the stream must not exist, n exactly n, -1 it must exist (else 40001)';
+
+-- The call with four bare literals, as from psql or from a driver that leaves
+-- types to the server, would fit both functions above: without this one it is
+-- refused as ambiguous.
+CREATE FUNCTION daybook.append(event_table regclass, stream_id text, type_or_events text,
+	data_or_version text) RETURNS daybook.append_result
+AS 'MODULE_PATHNAME', 'daybook_append_literals'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.append(regclass, text, text, text) IS
+'takes four untyped literals: events and an expected version if the third begins with { or [, else a type and its data';
