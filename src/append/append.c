@@ -28,7 +28,7 @@ PG_FUNCTION_INFO_V1(daybook_append_literals);
 
 #define APPEND_RESULT_NATTS	5
 
-static Relation open_for_append(Oid relid);
+static text *stream_argument(FunctionCallInfo fcinfo);
 static Jsonb *jsonb_from_cstring(const char *value);
 static int64 expected_argument(FunctionCallInfo fcinfo, int n);
 static int64 check_range(int64 expected);
@@ -36,7 +36,6 @@ static void require_argument(FunctionCallInfo fcinfo, int n, const char *name);
 static Datum append(FunctionCallInfo fcinfo, const AppendEvent *events, int count,
 					int64 expected);
 static void check_expected(Relation rel, text *stream_id, int64 expected, int64 actual);
-static Datum result_datum(FunctionCallInfo fcinfo, const AppendResult *result);
 
 /* daybook.append(event_table, stream_id, events, expected_version) */
 Datum
@@ -46,7 +45,7 @@ daybook_append_events(PG_FUNCTION_ARGS)
 	int			count;
 
 	require_argument(fcinfo, 2, "events");
-	events = ParseEvents(PG_GETARG_JSONB_P(2), &count);
+	events = ParseEvents(PG_GETARG_JSONB_P(2), stream_argument(fcinfo), &count);
 	return append(fcinfo, events, count, expected_argument(fcinfo, 3));
 }
 
@@ -54,7 +53,7 @@ daybook_append_events(PG_FUNCTION_ARGS)
 Datum
 daybook_append_event(PG_FUNCTION_ARGS)
 {
-	AppendEvent event = {0};
+	AppendEvent event = {.stream_id = stream_argument(fcinfo)};
 
 	require_argument(fcinfo, 2, "type");
 	event.type = PG_GETARG_TEXT_PP(2);
@@ -74,7 +73,7 @@ daybook_append_event(PG_FUNCTION_ARGS)
 Datum
 daybook_append_literals(PG_FUNCTION_ARGS)
 {
-	AppendEvent event = {0};
+	AppendEvent event = {.stream_id = stream_argument(fcinfo)};
 	char	   *third;
 	char	   *fourth = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
 
@@ -84,7 +83,7 @@ daybook_append_literals(PG_FUNCTION_ARGS)
 	if (*third == '{' || *third == '[')
 	{
 		int			count;
-		AppendEvent *events = ParseEvents(jsonb_from_cstring(third), &count);
+		AppendEvent *events = ParseEvents(jsonb_from_cstring(third), event.stream_id, &count);
 
 		return append(fcinfo, events, count,
 					  fourth ? check_range(pg_strtoint64(fourth)) : EXPECT_ANY);
@@ -92,6 +91,20 @@ daybook_append_literals(PG_FUNCTION_ARGS)
 	event.type = PG_GETARG_TEXT_PP(2);
 	event.data = fourth ? jsonb_from_cstring(fourth) : NULL;
 	return append(fcinfo, &event, 1, EXPECT_ANY);
+}
+
+static text *
+stream_argument(FunctionCallInfo fcinfo)
+{
+	text	   *stream_id;
+
+	require_argument(fcinfo, 1, "stream_id");
+	stream_id = PG_GETARG_TEXT_PP(1);
+	if (VARSIZE_ANY_EXHDR(stream_id) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream_id of an event must not be empty")));
+	return stream_id;
 }
 
 static Jsonb *
@@ -126,43 +139,36 @@ require_argument(FunctionCallInfo fcinfo, int n, const char *name)
 				 errmsg("argument \"%s\" of daybook.append must not be null", name)));
 }
 
+/* Appends events that all go to one stream. */
 static Datum
 append(FunctionCallInfo fcinfo, const AppendEvent *events, int count, int64 expected)
 {
 	AppendResult result = {0};
 	const EventTable *table;
 	Relation	rel;
-	text	   *stream_id;
-	int64		last_version;
 	StreamPin	pin;
+	int64		last_version;
 
 	require_argument(fcinfo, 0, "event_table");
-	require_argument(fcinfo, 1, "stream_id");
 	PreventCommandIfReadOnly("daybook.append()");
-	rel = open_for_append(PG_GETARG_OID(0));
+	rel = OpenForAppend(PG_GETARG_OID(0), RowExclusiveLock);
 	table = RequireEventTable(rel);
-	stream_id = PG_GETARG_TEXT_PP(1);
-	if (VARSIZE_ANY_EXHDR(stream_id) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stream_id of an event must not be empty")));
-
-	last_version = StreamTailPin(rel, table, stream_id, &pin);
-	if (!FindDuplicate(rel, table, stream_id, events, count, &result))
+	last_version = StreamTailPin(rel, table, events->stream_id, &pin);
+	if (!FindDuplicate(rel, table, events, count, &result))
 	{
-		check_expected(rel, stream_id, expected, last_version);
-		WriteEvents(rel, stream_id, last_version, events, count, &result);
+		check_expected(rel, events->stream_id, expected, last_version);
+		WriteEvents(rel, events, count, &result);
 	}
 	StreamTailUnpin(&pin, result.duplicate);
 	table_close(rel, NoLock);
-	return result_datum(fcinfo, &result);
+	return AppendResultDatum(fcinfo, &result);
 }
 
 /* What INSERT would check of the table. */
-static Relation
-open_for_append(Oid relid)
+Relation
+OpenForAppend(Oid relid, LOCKMODE lockmode)
 {
-	Relation	rel = table_open(relid, RowExclusiveLock);
+	Relation	rel = table_open(relid, lockmode);
 	AclResult	allowed = pg_class_aclcheck(relid, GetUserId(), ACL_INSERT);
 
 	if (allowed != ACLCHECK_OK)
@@ -185,8 +191,8 @@ check_expected(Relation rel, text *stream_id, int64 expected, int64 actual)
 	ReportVersionConflict(rel, stream_id, expected, actual);
 }
 
-static Datum
-result_datum(FunctionCallInfo fcinfo, const AppendResult *result)
+Datum
+AppendResultDatum(FunctionCallInfo fcinfo, const AppendResult *result)
 {
 	Datum		values[APPEND_RESULT_NATTS];
 	bool		nulls[APPEND_RESULT_NATTS] = {false};

@@ -9,6 +9,8 @@
 #define DAYBOOK_APPEND_H
 
 #include "event_table/event_table.h"
+#include "fmgr.h"
+#include "storage/lockdefs.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
@@ -20,6 +22,7 @@
 /* An event as a caller describes it; NULL pointers for what was not given. */
 typedef struct AppendEvent
 {
+	text	   *stream_id;
 	text	   *type;
 	Jsonb	   *data;
 	Jsonb	   *metadata;
@@ -39,14 +42,18 @@ typedef struct AppendResult
 } AppendResult;
 
 /* append_parse.c */
-extern AppendEvent *ParseEvents(Jsonb *events, int *count);
+extern AppendEvent *ParseEvents(Jsonb *events, text *stream_id, int *count);
 
 /* append_duplicate.c */
-extern bool FindDuplicate(Relation rel, const EventTable *table, text *stream_id,
+extern bool FindDuplicate(Relation rel, const EventTable *table,
 						  const AppendEvent *events, int count, AppendResult *result);
 
 /* append_write.c */
-extern void WriteEvents(Relation rel, text *stream_id, int64 last_version,
-						const AppendEvent *events, int count, AppendResult *result);
+extern void WriteEvents(Relation rel, const AppendEvent *events, int count,
+						AppendResult *result);
+
+/* append.c */
+extern Relation OpenForAppend(Oid relid, LOCKMODE lockmode);
+extern Datum AppendResultDatum(FunctionCallInfo fcinfo, const AppendResult *result);
 
 #endif							/* DAYBOOK_APPEND_H */

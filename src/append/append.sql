@@ -33,3 +33,47 @@ AS 'MODULE_PATHNAME', 'daybook_append_literals'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.append(regclass, text, text, text) IS
 'takes four untyped literals: events and an expected version if the third begins with { or [, else a type and its data';
+
+-- Conditional appends: the consistency boundary is a query by type and tags.
+
+CREATE FUNCTION daybook.append_if(event_table regclass, events jsonb, query jsonb,
+	after bigint DEFAULT NULL) RETURNS daybook.append_result
+AS 'MODULE_PATHNAME', 'daybook_append_if'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.append_if(regclass, jsonb, jsonb, bigint) IS
+'appends events, each of which names its stream_id, unless an event that matches the query came after the marker of daybook.read_matching() (else 40001); after NULL or 0: unless any matches';
+
+CREATE FUNCTION daybook.matching_condition(query jsonb) RETURNS text
+AS 'MODULE_PATHNAME', 'daybook_matching_condition'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION daybook.matching_condition(jsonb) IS
+'a query by type and tags as an SQL condition over the columns of an event table';
+
+CREATE FUNCTION daybook.matching_marker(query jsonb, matching bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'daybook_matching_marker'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION daybook.matching_marker(jsonb, bigint) IS
+'the marker of a query of which so many events match';
+
+CREATE FUNCTION daybook.read_matching(event_table regclass, query jsonb,
+	OUT marker bigint, OUT events daybook.event[]) RETURNS record
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+AS $$
+BEGIN
+	EXECUTE pg_catalog.format(
+		'SELECT daybook.matching_marker($1, pg_catalog.count(*)), '
+		'COALESCE(pg_catalog.array_agg(ROW(e.*)::daybook.event ORDER BY e.id), ''{}'') '
+		'FROM ONLY %s e WHERE %s', event_table, daybook.matching_condition(query))
+	INTO marker, events USING query;
+END $$;
+COMMENT ON FUNCTION daybook.read_matching(regclass, jsonb) IS
+'the events that match a query {"types": [...], "tags": [...]} (one of the types, all of the tags) or an array of such (any of them), in order of id, and the marker for daybook.append_if()';
+
+CREATE FUNCTION daybook.create_tag_index(event_table regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+AS $$
+BEGIN
+	EXECUTE pg_catalog.format('CREATE INDEX ON %s USING gin (tags) WHERE tags IS NOT NULL', event_table);
+END $$;
+COMMENT ON FUNCTION daybook.create_tag_index(regclass) IS
+'makes the index by which conditional appends find events by tag; without it they read the whole event table';

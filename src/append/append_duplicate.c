@@ -33,16 +33,16 @@ static FoundEvent find_event(Relation rel, const EventTable *table, text *stream
 static char *uuid_to_cstring(const pg_uuid_t *uuid);
 
 /*
- * True if all events stand in the stream already, in this order; *result then
- * says where.  Some of them only, or another order, is an error.  The caller
- * has locked the stream.
+ * True if all events stand in their streams already, in this order; *result
+ * then says where.  Some of them only, or another order, is an error.  The
+ * caller has locked the streams.
  */
 bool
-FindDuplicate(Relation rel, const EventTable *table, text *stream_id,
+FindDuplicate(Relation rel, const EventTable *table,
 			  const AppendEvent *events, int count, AppendResult *result)
 {
 	int			found = 0;
-	int64		last_version = 0;
+	int64		last_id = 0;
 	bool		in_order = true;
 
 	refuse_repeated(events, count);
@@ -52,7 +52,7 @@ FindDuplicate(Relation rel, const EventTable *table, text *stream_id,
 
 		if (events[i].event_id == NULL)
 			continue;
-		event = find_event(rel, table, stream_id, events[i].event_id);
+		event = find_event(rel, table, events[i].stream_id, events[i].event_id);
 		if (event.version == 0)
 			continue;
 		if (found++ == 0)
@@ -60,8 +60,8 @@ FindDuplicate(Relation rel, const EventTable *table, text *stream_id,
 			result->first_version = event.version;
 			result->first_id = event.id;
 		}
-		in_order &= event.version > last_version;
-		last_version = event.version;
+		in_order &= event.id > last_id;
+		last_id = event.id;
 		result->last_version = event.version;
 		result->last_id = event.id;
 	}
@@ -70,11 +70,11 @@ FindDuplicate(Relation rel, const EventTable *table, text *stream_id,
 	if (found < count || !in_order)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("%d of %d events stand in stream \"%s\" of event table \"%s\" already%s",
-						found, count, text_to_cstring(stream_id),
-						RelationGetRelationName(rel),
+				 errmsg("%d of %d events stand in event table \"%s\" already%s",
+						found, count, RelationGetRelationName(rel),
 						found < count ? "" : ", in another order"),
-				 errdetail("The last of them has version " INT64_FORMAT ".", last_version),
+				 errdetail("The last of them found has version " INT64_FORMAT " of its stream.",
+						   result->last_version),
 				 errhint("Repeat a call with the same events, or give new events new ids."),
 				 errtable(rel)));
 	result->duplicate = true;

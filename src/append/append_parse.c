@@ -13,8 +13,9 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-static void parse_event(AppendEvent *event, JsonbContainer *object, int number);
-static void parse_key(AppendEvent *event, const char *key, JsonbValue *value, int number);
+static void parse_event(AppendEvent *event, JsonbContainer *object, text *stream_id,
+						int number);
+static bool parse_key(AppendEvent *event, const char *key, JsonbValue *value, int number);
 static text *string_value(JsonbValue *value, const char *key, int number);
 static int32 schema_version_value(JsonbValue *value, int number);
 static pg_uuid_t *uuid_value(JsonbValue *value, int number);
@@ -23,11 +24,11 @@ static ArrayType *tags_value(JsonbValue *value, int number);
 static void wrong_value(const char *key, int number, const char *wanted) pg_attribute_noreturn();
 
 /*
- * Takes one event, an object, or an array of them.  Errors name the element,
- * counted from 1.
+ * Takes one event, an object, or an array of them.  With stream_id NULL each
+ * names its own stream.  Errors name the element, counted from 1.
  */
 AppendEvent *
-ParseEvents(Jsonb *events, int *count)
+ParseEvents(Jsonb *events, text *stream_id, int *count)
 {
 	AppendEvent *parsed;
 
@@ -35,7 +36,7 @@ ParseEvents(Jsonb *events, int *count)
 	{
 		parsed = palloc0(sizeof(AppendEvent));
 		*count = 1;
-		parse_event(parsed, &events->root, 1);
+		parse_event(parsed, &events->root, stream_id, 1);
 		return parsed;
 	}
 	*count = JB_ROOT_IS_SCALAR(events) ? 0 : JB_ROOT_COUNT(events);
@@ -54,13 +55,13 @@ ParseEvents(Jsonb *events, int *count)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("event %d is not a JSON object", i + 1)));
-		parse_event(&parsed[i], element->val.binary.data, i + 1);
+		parse_event(&parsed[i], element->val.binary.data, stream_id, i + 1);
 	}
 	return parsed;
 }
 
 static void
-parse_event(AppendEvent *event, JsonbContainer *object, int number)
+parse_event(AppendEvent *event, JsonbContainer *object, text *stream_id, int number)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(object);
 	JsonbIteratorToken token;
@@ -71,9 +72,22 @@ parse_event(AppendEvent *event, JsonbContainer *object, int number)
 	{
 		if (token == WJB_KEY)
 			key = pnstrdup(value.val.string.val, value.val.string.len);
-		else if (token == WJB_VALUE)
-			parse_key(event, key, &value, number);
+		else if (token == WJB_VALUE && strcmp(key, "stream_id") == 0 && stream_id == NULL)
+			event->stream_id = string_value(&value, key, number);
+		else if (token == WJB_VALUE && !parse_key(event, key, &value, number))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("event %d has an unknown key \"%s\"", number, key),
+					 errhint("Keys are %stype, data, metadata, event_id, schema_version and tags.",
+							 stream_id ? "" : "stream_id, ")));
 	}
+	if (stream_id)
+		event->stream_id = stream_id;
+	if (event->stream_id == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event %d has no stream_id", number),
+				 errhint("Every event of this call names its stream, such as {\"stream_id\": \"order-1\", \"type\": \"OrderPlaced\"}.")));
 	if (event->type == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -81,11 +95,10 @@ parse_event(AppendEvent *event, JsonbContainer *object, int number)
 				 errhint("Every event needs a key \"type\", such as {\"type\": \"OrderPlaced\"}.")));
 }
 
-static void
+/* False if there is no such key. */
+static bool
 parse_key(AppendEvent *event, const char *key, JsonbValue *value, int number)
 {
-	bool		known = true;
-
 	/* null says the same as leaving the key out, except as the payload */
 	if (strcmp(key, "data") == 0)
 		event->data = JsonbValueToJsonb(value);
@@ -107,12 +120,8 @@ parse_key(AppendEvent *event, const char *key, JsonbValue *value, int number)
 	else if (strcmp(key, "tags") == 0)
 		event->tags = value->type == jbvNull ? NULL : tags_value(value, number);
 	else
-		known = false;
-	if (!known)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event %d has an unknown key \"%s\"", number, key),
-				 errhint("Keys are type, data, metadata, event_id, schema_version and tags.")));
+		return false;
+	return true;
 }
 
 static text *

@@ -21,16 +21,14 @@
 #include "utils/rel.h"
 
 static ResultRelInfo *begin_insert(EState *estate, Relation rel);
-static void fill_slot(TupleTableSlot *slot, text *stream_id, int64 version,
-					  const AppendEvent *event);
+static void fill_slot(TupleTableSlot *slot, const AppendEvent *event);
 static void insert_event(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 						 TransitionCaptureState *transition);
 static Jsonb *empty_object(void);
 
-/* Appends the events after last_version.  The stream is pinned by the caller. */
+/* Appends events to streams that the caller has pinned. */
 void
-WriteEvents(Relation rel, text *stream_id, int64 last_version,
-			const AppendEvent *events, int count, AppendResult *result)
+WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *result)
 {
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *target = begin_insert(estate, rel);
@@ -47,17 +45,18 @@ WriteEvents(Relation rel, text *stream_id, int64 last_version,
 		bool		is_null;
 
 		ResetPerTupleExprContext(estate);
-		fill_slot(slot, stream_id, last_version + 1 + i, &events[i]);
+		fill_slot(slot, &events[i]);
 		insert_event(estate, target, slot, transition);
 		result->last_id = DatumGetInt64(slot_getattr(slot, EVENT_ID, &is_null));
+		result->last_version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
 		if (i == 0)
+		{
 			result->first_id = result->last_id;
+			result->first_version = result->last_version;
+		}
 	}
 	ExecASInsertTriggers(estate, target, transition);
 	AfterTriggerEndQuery(estate);
-
-	result->first_version = last_version + 1;
-	result->last_version = last_version + count;
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	ExecCloseResultRelations(estate);
 	ExecCloseRangeTableRelations(estate);
@@ -91,7 +90,7 @@ begin_insert(EState *estate, Relation rel)
 
 /* What is left out is filled by the version trigger, or stays NULL. */
 static void
-fill_slot(TupleTableSlot *slot, text *stream_id, int64 version, const AppendEvent *event)
+fill_slot(TupleTableSlot *slot, const AppendEvent *event)
 {
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
@@ -102,8 +101,7 @@ fill_slot(TupleTableSlot *slot, text *stream_id, int64 version, const AppendEven
 #define GIVE(column, datum) \
 	(values[(column) - 1] = (datum), nulls[(column) - 1] = false)
 
-	GIVE(EVENT_STREAM_ID, PointerGetDatum(stream_id));
-	GIVE(EVENT_VERSION, Int64GetDatum(version));
+	GIVE(EVENT_STREAM_ID, PointerGetDatum(event->stream_id));
 	GIVE(EVENT_TYPE, PointerGetDatum(event->type));
 	GIVE(EVENT_DATA, JsonbPGetDatum(event->data ? event->data : empty_object()));
 	GIVE(EVENT_SCHEMA_VERSION, Int32GetDatum(event->schema_version > 0 ? event->schema_version : 1));

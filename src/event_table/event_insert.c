@@ -15,8 +15,10 @@
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/insert_statement.h"
+#include "event_table/tag_locks.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
@@ -89,6 +91,10 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	if (!number_event(&event, StreamTailLock(rel, table, stream_id, &locked), &version))
 		return PointerGetDatum(NULL);
 	SET(&event, EVENT_VERSION, Int64GetDatum(version));
+
+	/* before the id is taken, so that ids rise in the order of these locks too */
+	if (!IS_NULL(&event, EVENT_TAGS))
+		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(&event, EVENT_TAGS)));
 	complete_event(&event);
 	EventTicketIssue(rel, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
 					 DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
@@ -266,6 +272,7 @@ end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			EventTicketsForget();
 			StreamTailsEnd();
+			TagLocksEnd();
 			break;
 		default:
 			break;
@@ -280,5 +287,6 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
 	{
 		EventTicketsVoid();
 		StreamTailsForget();
+		TagLocksForget();
 	}
 }

@@ -34,7 +34,7 @@
  * Rows can be on their way at several levels, as when a trigger appends to
  * another table; older tickets than this were of rows that came to nothing.
  */
-#define MAX_TICKETS			32
+#define MAX_TICKETS			64
 
 typedef struct EventTicket
 {

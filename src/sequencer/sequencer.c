@@ -290,15 +290,14 @@ read_tables(void)
 	registered = RegisteredEventTables();
 	foreach(lc, registered)
 	{
-		SequencedTable table;
+		SequencedTable table = {0};
 		SequencedTable *copy;
 		MemoryContext old;
 
 		if (!is_ready(lfirst(lc), &table))
-		{
 			table_list.complete = false;
+		if (!OidIsValid(table.id_index))
 			continue;
-		}
 		old = MemoryContextSwitchTo(table_list.context);
 		copy = palloc(sizeof(SequencedTable));
 		*copy = table;
@@ -315,22 +314,28 @@ forget_tables(Datum arg, Oid relid)
 
 /*
  * A dump restores a table's keys and triggers after its rows, so a table that
- * has them is there as a whole.
+ * has them is there as a whole.  One that has been dropped since the registry
+ * was read stands in nobody's way, and has no index.
  */
 static bool
 is_ready(RegisteredTable *registered, SequencedTable *table)
 {
 	Relation	rel = try_relation_open(registered->relid, AccessShareLock);
 	const EventTable *known;
+	bool		ready;
 
 	if (rel == NULL)
-		return true;			/* dropped since */
+		return true;
 	known = LookUpEventTable(rel);
-	table->table_no = registered->table_no;
-	table->relid = registered->relid;
-	table->id_index = known->id_index;
+	ready = known->is_event_table && known->has_trigger && OidIsValid(known->id_index);
+	if (ready)
+	{
+		table->table_no = registered->table_no;
+		table->relid = registered->relid;
+		table->id_index = known->id_index;
+	}
 	relation_close(rel, AccessShareLock);
-	return known->is_event_table && known->has_trigger && OidIsValid(known->id_index);
+	return ready;
 }
 
 static bool
