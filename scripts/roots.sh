@@ -21,7 +21,7 @@ release_with() {
 }
 
 root_packages() {
-	printf '%s\n' base-files bash dash coreutils sed grep findutils diffutils mawk gzip procps \
+	printf '%s\n' base-files bash dash coreutils sed grep findutils diffutils mawk gzip procps git \
 		libc-bin util-linux tzdata gcc make libc6-dev libpq-dev perl libipc-run-perl \
 		libtap-parser-sourcehandler-pgtap-perl "postgresql-$1" "postgresql-$1-pgtap"
 }

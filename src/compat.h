@@ -19,6 +19,11 @@
 	index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
+/* goes before a declaration since 18 */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
 /* the last argument of a table access method's tuple_update */
 #if PG_VERSION_NUM >= 160000
 typedef TU_UpdateIndexes UpdateIndexes;

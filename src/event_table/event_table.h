@@ -9,6 +9,7 @@
 #ifndef DAYBOOK_EVENT_TABLE_H
 #define DAYBOOK_EVENT_TABLE_H
 
+#include "compat.h"
 #include "executor/tuptable.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -84,8 +85,8 @@ extern void MakeEventId(unsigned char *uuid, TimestampTz now);
 
 /* event_insert.c */
 extern void AppendCallbacksInit(void);
-extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
-								  int64 actual) pg_attribute_noreturn();
+pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
+											  int64 actual);
 
 /* session_metadata.c */
 extern bool CheckSessionMetadata(char **newval, void **extra, GucSource source);

@@ -60,7 +60,7 @@ static void guard_alter_inheritance(Oid child, Oid parent);
 static HeapTuple fetch_new_version(Oid catalog, Oid index, AttrNumber oid_column,
 								   Oid object_id);
 static bool is_event_table(Oid relid);
-static void refuse(Oid relid, const char *what, const char *hint) pg_attribute_noreturn();
+pg_noreturn static void refuse(Oid relid, const char *what, const char *hint);
 
 #define HINT_DROP		"Use daybook.drop_event_table(name, force => true) to drop an event table with its events."
 #define HINT_APPEND		"Append events that correct earlier ones; what was recorded stays."

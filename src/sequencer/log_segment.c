@@ -8,6 +8,9 @@
 #include "postgres.h"
 
 #include "sequencer/log_segment.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 #include "varint.h"
 
 #define LOG_SEGMENT_FORMAT	1

@@ -8,6 +8,7 @@
 #ifndef DAYBOOK_SEQUENCER_INTERNAL_H
 #define DAYBOOK_SEQUENCER_INTERNAL_H
 
+#include "access/xlogdefs.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "sequencer/log_segment.h"
