@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "projection/projector_slots.h"
+#include "replay/row_function.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -80,6 +81,7 @@ _PG_init(void)
 	AppendCallbacksInit();
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
+	RowFunctionsInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -33,7 +33,6 @@
 
 /* Log entries that are read at a time. */
 #define CHUNK_MAX_ENTRIES	128
-#define CHUNK_MIN_ENTRIES	16
 
 /* Up to this far ahead a sweep steps to an id rather than searching for it. */
 #define NEAR_IDS			64
@@ -83,6 +82,7 @@ struct EventReader
 	MemoryContext chunk_context;
 	Snapshot	snapshot;
 	bool		check_privileges;
+	bool		filters;		/* some filter is set */
 	bool		filters_tables;
 	int			event_table_count;
 	Oid		   *event_tables;
@@ -151,6 +151,8 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	set_event_tables(reader, filter ? filter->event_tables : NULL);
 	make_string_set(&reader->categories, filter ? filter->categories : NULL);
 	make_string_set(&reader->types, filter ? filter->types : NULL);
+	reader->filters = reader->filters_tables ||
+		!reader->categories.everything || !reader->types.everything;
 	reader->sources = hash_create("event reader tables", 16, &ctl,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	reader->position = Max(after, 0);
@@ -337,8 +339,8 @@ read_chunk(EventReader *reader)
 }
 
 /*
- * As much as the caller wants, and twice as much each time that this did not
- * do because of a filter.
+ * As much as the caller wants; where a filter lets less through, twice as much
+ * each time.
  */
 static int
 choose_chunk_size(EventReader *reader)
@@ -346,7 +348,8 @@ choose_chunk_size(EventReader *reader)
 	int64		size = CHUNK_MAX_ENTRIES;
 
 	if (reader->expected > 0)
-		size = Max(Max(reader->expected, CHUNK_MIN_ENTRIES), reader->chunk_size * 2);
+		size = reader->filters ? Max(reader->expected, reader->chunk_size * 2) :
+			reader->expected;
 	if (reader->limit > 0)
 		size = Min(size, reader->limit - reader->position);
 	return Min(size, CHUNK_MAX_ENTRIES);

@@ -28,6 +28,7 @@
 #include "foreign/fdwapi.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
@@ -66,7 +67,8 @@
 /* A clause that compares position with a value that a scan knows at its start. */
 typedef struct Bound
 {
-	StrategyNumber strategy;	/* position is on the left */
+	OpExpr	   *clause;			/* position is on the left */
+	StrategyNumber strategy;
 	Expr	   *value;
 } Bound;
 
@@ -109,7 +111,7 @@ static TupleTableSlot *next_row(ForeignScanState *node);
 static void rescan(ForeignScanState *node);
 static void end_scan(ForeignScanState *node);
 static void explain_scan(ForeignScanState *node, ExplainState *es);
-static bool is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte);
+static bool scan_is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte);
 
 static bool match_bound(RelOptInfo *rel, RestrictInfo *rinfo, Bound *bound);
 static bool is_position(RelOptInfo *rel, Node *expr);
@@ -143,7 +145,7 @@ daybook_log_handler(PG_FUNCTION_ARGS)
 	routine->ReScanForeignScan = rescan;
 	routine->EndForeignScan = end_scan;
 	routine->ExplainForeignScan = explain_scan;
-	routine->IsForeignScanParallelSafe = is_parallel_safe;
+	routine->IsForeignScanParallelSafe = scan_is_parallel_safe;
 	PG_RETURN_POINTER(routine);
 }
 
@@ -209,7 +211,7 @@ make_plan(PlannerInfo *root, RelOptInfo *rel, Oid relation,
 			continue;
 		if (match_bound(rel, rinfo, &bound))
 		{
-			bound_quals = lappend(bound_quals, rinfo->clause);
+			bound_quals = lappend(bound_quals, bound.clause);
 			values = lappend(values, bound.value);
 			fdw_private = lappend_int(fdw_private, bound.strategy);
 		}
@@ -221,7 +223,7 @@ make_plan(PlannerInfo *root, RelOptInfo *rel, Oid relation,
 }
 
 static bool
-is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte)
+scan_is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte)
 {
 	return true;
 }
@@ -230,33 +232,28 @@ is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte)
 static bool
 match_bound(RelOptInfo *rel, RestrictInfo *rinfo, Bound *bound)
 {
-	OpExpr	   *op = (OpExpr *) rinfo->clause;
-	Oid			opno;
-	Relids		value_relids;
+	OpExpr	   *clause = (OpExpr *) rinfo->clause;
+	Relids		value_relids = rinfo->right_relids;
 
-	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
+	if (!IsA(clause, OpExpr) || list_length(clause->args) != 2)
 		return false;
-	if (is_position(rel, linitial(op->args)))
+	if (is_position(rel, lsecond(clause->args)))
 	{
-		opno = op->opno;
-		bound->value = lsecond(op->args);
-		value_relids = rinfo->right_relids;
-	}
-	else if (is_position(rel, lsecond(op->args)))
-	{
-		opno = get_commutator(op->opno);
-		bound->value = linitial(op->args);
+		if (!OidIsValid(get_commutator(clause->opno)))
+			return false;
+		clause = copyObject(clause);
+		CommuteOpExpr(clause);
 		value_relids = rinfo->left_relids;
 	}
-	else
+	else if (!is_position(rel, linitial(clause->args)))
 		return false;
 
-	if (!OidIsValid(opno) ||
-		bms_is_member(rel->relid, value_relids) ||
-		contain_volatile_functions((Node *) bound->value))
-		return false;
-	bound->strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
-	return bound->strategy != InvalidStrategy;
+	bound->clause = clause;
+	bound->value = lsecond(clause->args);
+	bound->strategy = get_op_opfamily_strategy(clause->opno, INTEGER_BTREE_FAM_OID);
+	return bound->strategy != InvalidStrategy &&
+		!bms_is_member(rel->relid, value_relids) &&
+		!contain_volatile_functions((Node *) bound->value);
 }
 
 static bool
