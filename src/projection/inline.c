@@ -35,6 +35,7 @@
 #include "utils/syscache.h"
 
 static char *inline_trigger_name(const char *projection);
+static bool trigger_fires(Relation rel, const char *name);
 static void create_trigger(const Projection *projection, Oid source);
 static Handler *handler_of_trigger(FunctionCallInfo fcinfo);
 static void fill_from_transition(EventBatch *batch, const Projection *projection,
@@ -194,36 +195,50 @@ daybook_project_inline(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Whether all triggers of an inline projection are there and not disabled. */
 PG_FUNCTION_INFO_V1(daybook_inline_triggers_live);
 Datum
 daybook_inline_triggers_live(PG_FUNCTION_ARGS)
 {
-	char	   *name = inline_trigger_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	Oid		   *sources;
-	int			n = RelationArray(PG_GETARG_ARRAYTYPE_P(1), &sources);
+	PG_RETURN_BOOL(InlineTriggersLive(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+									  PG_GETARG_ARRAYTYPE_P(1)));
+}
+
+/* Whether all triggers of an inline projection are there and not disabled. */
+bool
+InlineTriggersLive(const char *name, ArrayType *sources)
+{
+	char	   *trigger = inline_trigger_name(name);
+	Oid		   *relations;
+	int			n = RelationArray(sources, &relations);
 
 	for (int i = 0; i < n; i++)
 	{
-		Relation	rel = try_table_open(sources[i], AccessShareLock);
-		bool		live = false;
+		Relation	rel = try_table_open(relations[i], AccessShareLock);
+		bool		live;
 
 		/* a dropped table has no events to miss */
 		if (rel == NULL)
 			continue;
-		for (int t = 0; rel->trigdesc != NULL && t < rel->trigdesc->numtriggers; t++)
-		{
-			Trigger    *trigger = &rel->trigdesc->triggers[t];
-
-			if (strcmp(trigger->tgname, name) == 0)
-				live = trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
-					trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN;
-		}
+		live = trigger_fires(rel, trigger);
 		table_close(rel, AccessShareLock);
 		if (!live)
-			PG_RETURN_BOOL(false);
+			return false;
 	}
-	PG_RETURN_BOOL(true);
+	return true;
+}
+
+static bool
+trigger_fires(Relation rel, const char *name)
+{
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, name) == 0)
+			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+				trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN;
+	}
+	return false;
 }
 
 /* A long name gives way to a hash at its end, as it has to stay unique. */

@@ -140,6 +140,7 @@ extern void InlineAttach(Projection *projection);
 extern void InlineDetach(const Projection *projection);
 extern void InlineLockSources(const Projection *projection);
 extern int64 InlineLastEventId(const Projection *projection);
+extern bool InlineTriggersLive(const char *name, ArrayType *sources);
 extern void InlineReplay(Projection *projection, int64 after_id);
 
 #endif							/* DAYBOOK_PROJECTION_H */

@@ -553,6 +553,7 @@ record_failure(Projector *projector, ErrorData *error, bool failed, bool isolate
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	ConditionVariableBroadcast(&projector->database->projected);
 }
 
 static void
@@ -575,6 +576,11 @@ wait_for_work(Projector *projector, ProjectorStep step)
 
 	pgstat_report_activity(STATE_IDLE, NULL);
 	slot->idle = true;
+	if (slot->crowded)
+	{
+		database->supervise = true;
+		WakeDatabaseWorker();
+	}
 	ConditionVariablePrepareToSleep(&database->published);
 	while (!slot->stop && !slot->changed && !WorkerMustStop())
 	{

@@ -180,6 +180,9 @@ ProjectorSlotsVacate(int count, TimestampTz since_before)
 	bool		asked = false;
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < max_worker_processes; i++)
+		if (shared->slots[i].database == MyDatabaseId)
+			shared->slots[i].crowded = count > 0;
 	/* those asked before may still be on their way out */
 	for (count -= count_slots(MyDatabaseId, true); count > 0; count--)
 		asked |= ask_to_leave(since_before);
@@ -354,5 +357,9 @@ notify_workers(XactEvent event, void *arg)
 
 	database = MyDatabaseState();
 	if (database != NULL)
+	{
 		ConditionVariableBroadcast(&database->published);
+		/* who waits for a projection that was paused or dropped is to be told */
+		ConditionVariableBroadcast(&database->projected);
+	}
 }

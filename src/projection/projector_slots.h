@@ -34,6 +34,7 @@ typedef struct ProjectorSlot
 	volatile bool stop;			/* the worker shall exit */
 	volatile bool changed;		/* the projection's definition or progress was changed */
 	volatile bool idle;			/* nothing to do at present */
+	volatile bool crowded;		/* others wait for a place: the supervisor wants to hear of idleness */
 	char		name[NAMEDATALEN];	/* the projection */
 } ProjectorSlot;
 

@@ -35,6 +35,7 @@ static void wait_init(Wait *wait, FunctionCallInfo fcinfo);
 static XLogRecPtr own_last_commit(void);
 static void wait_for_sequencer(const Wait *wait);
 static int64 wait_for_position(const Wait *wait, int64 target);
+static void check_inline(const Projection *projection);
 static int64 position_or_error(const char *name, int64 target);
 static void sleep_until(const Wait *wait, ConditionVariable *variable, int64 target);
 static void report_time_out(const Wait *wait, int64 target);
@@ -53,11 +54,9 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("projection \"%s\" does not exist", wait.name)));
-	/* an inline projection has applied what is committed */
 	if (projection->is_inline)
 	{
-		if (projection->is_paused)
-			(void) position_or_error(wait.name, PG_INT64_MAX);
+		check_inline(projection);
 		PG_RETURN_INT64(log_head());
 	}
 	(void) position_or_error(wait.name, 0);
@@ -164,6 +163,20 @@ position_or_error(const char *name, int64 target)
 				 errdetail("The error was %s.", progress.error.sqlstate),
 				 errhint("See daybook.projection_status, remove the cause and call daybook.resume_projection().")));
 	return progress.position;
+}
+
+/* An inline projection has applied what is committed, unless it is kept from it. */
+static void
+check_inline(const Projection *projection)
+{
+	if (projection->is_paused)
+		(void) position_or_error(projection->name, PG_INT64_MAX);
+	if (!InlineTriggersLive(projection->name, projection->sources))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("inline projection \"%s\" is broken", projection->name),
+				 errdetail("Its trigger on an event table is missing or disabled."),
+				 errhint("Enable or restore the trigger, then call daybook.rebuild_projection().")));
 }
 
 /* Sleeps once, at most until the time is up. */
