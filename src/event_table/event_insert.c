@@ -76,10 +76,12 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const EventTable *table = RequireEventTable(rel);
 	NewEvent	event = {.rel = rel};
+	int			depth = DatumGetInt32(pg_trigger_depth(fcinfo));
 	text	   *stream_id;
 	int64		version;
 	bool		locked;
 
+	EventTicketsLapse(depth);
 	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(rel),
 					  event.values, event.nulls);
 	event.restoring = daybook_restore ||
@@ -96,7 +98,7 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	if (!IS_NULL(&event, EVENT_TAGS))
 		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(&event, EVENT_TAGS)));
 	complete_event(&event);
-	EventTicketIssue(rel, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
+	EventTicketIssue(rel, depth, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
 					 DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
 					 DatumGetTextPP(VALUE(&event, EVENT_RECORDED_BY)), locked);
 	WakeDatabaseWorkerAtCommit();
@@ -285,7 +287,7 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		EventTicketsVoid();
+		EventTicketsVoid(subid);
 		StreamTailsForget();
 		TagLocksForget();
 	}

@@ -73,10 +73,12 @@ extern void StreamTailsEnd(void);
 extern void EventTicketsSettle(void);
 extern void EventTicketSetPinned(uint64 stream_hash, bool pinned);
 extern void EventTicketLockStream(uint64 stream_hash);
-extern void EventTicketIssue(Relation rel, text *stream_id, int64 id, int64 version,
-							 TimestampTz recorded_at, text *recorded_by, bool locked);
+extern void EventTicketsLapse(int depth);
+extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
+							 int64 version, TimestampTz recorded_at, text *recorded_by,
+							 bool locked);
 extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot);
-extern void EventTicketsVoid(void);
+extern void EventTicketsVoid(SubTransactionId subid);
 extern void EventTicketsForget(void);
 
 /* event_id.c */

@@ -67,7 +67,7 @@ CREATE FUNCTION daybook.drop_event_table(event_table regclass, force boolean DEF
 AS 'MODULE_PATHNAME', 'daybook_drop_event_table'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.drop_event_table(regclass, boolean) IS
-'drops an event table; one that has events (else 55000) only with force => true';
+'drops an event table, or any table that uses access method daybook; one that has rows only with force => true (else 55000)';
 
 -- Membership is added when an event table is created; only ids are decoded.
 -- The publication belongs to the extension, which pg_publication's own DDL

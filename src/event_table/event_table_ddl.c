@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/dbcommands.h"
+#include "commands/extension.h"
 #include "compat.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
@@ -33,7 +34,9 @@
 PG_FUNCTION_INFO_V1(daybook_create_event_table);
 PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
+static void refuse_extension_script(void);
 static void run(const char *command);
+static void require_owner(Oid relid);
 static void require_empty(Oid relid);
 
 /* daybook.create_event_table(name text) RETURNS regclass */
@@ -45,15 +48,26 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 	char	   *schema;
 	char	   *qualified;
 	char	   *name = range->relname;
+	Oid			namespace_id;
 	Oid			relid;
 
+	refuse_extension_script();
 	if (range->catalogname && strcmp(range->catalogname, get_database_name(MyDatabaseId)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot create an event table in another database"),
 				 errdetail("The database named is \"%s\".", range->catalogname)));
 	range->relpersistence = RELPERSISTENCE_PERMANENT;
-	schema = get_namespace_name(RangeVarGetCreationNamespace(range));
+	namespace_id = RangeVarGetCreationNamespace(range);
+	if (isAnyTempNamespace(namespace_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("event table \"%s\" cannot be temporary", name),
+				 errdetail("Schema \"%s\" is for temporary tables.",
+						   get_namespace_name(namespace_id)),
+				 errhint("Name a schema, as in daybook.create_event_table('public.%s').",
+						 quote_identifier(name))));
+	schema = get_namespace_name(namespace_id);
 	qualified = quote_qualified_identifier(schema, name);
 
 	SPI_connect();
@@ -75,9 +89,25 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " EVENT_TRIGGER_NAME, qualified));
 	SPI_finish();
 
-	relid = get_relname_relid(name, get_namespace_oid(schema, false));
+	relid = get_relname_relid(name, namespace_id);
 	RegisterEventTable(relid, qualified);
 	PG_RETURN_OID(relid);
+}
+
+/*
+ * The rows of an extension's tables are not dumped, and the script would make
+ * the table once more before its dump is restored.
+ */
+static void
+refuse_extension_script(void)
+{
+	if (!creating_extension)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot create an event table in the script of an extension"),
+			 errdetail("A table that belongs to an extension is dumped without its events."),
+			 errhint("Let the extension bring a function that creates it, to be called once the extension is there.")));
 }
 
 static void
@@ -95,14 +125,18 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	bool		force = PG_GETARG_BOOL(1);
-	Relation	rel = table_open(relid, AccessExclusiveLock);
 	ObjectAddress object;
 
-	if (!LookUpEventTable(rel)->is_event_table)
-		RequireEventTable(rel);
-	if (!relation_ownercheck_compat(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
-	table_close(rel, NoLock);
+	/* first, so that nobody else can keep the table's users waiting */
+	require_owner(relid);
+	table_close(table_open(relid, AccessExclusiveLock), NoLock);
+	require_owner(relid);
+	if (!TableIsProtected(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not an event table", get_rel_name(relid)),
+				 errdetail("It does not use access method daybook, or is temporary."),
+				 errhint("Use DROP TABLE.")));
 	if (!force)
 		require_empty(relid);
 
@@ -121,6 +155,13 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static void
+require_owner(Oid relid)
+{
+	if (!relation_ownercheck_compat(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
+}
+
 /* Counts what is committed now, whatever the transaction's snapshot sees. */
 static void
 require_empty(Oid relid)
@@ -129,9 +170,9 @@ require_empty(Oid relid)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("event table \"%s\" is not empty", get_rel_name(relid)),
-			 errdetail("Its events would be lost."),
-			 errhint("Say daybook.drop_event_table('%s', force => true) to drop it with its events.",
+			 errmsg("append-only table \"%s\" is not empty", get_rel_name(relid)),
+			 errdetail("Its rows would be lost."),
+			 errhint("Say daybook.drop_event_table('%s', force => true) to drop it with its rows.",
 					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 												get_rel_name(relid)))));
 }

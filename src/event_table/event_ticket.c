@@ -8,7 +8,8 @@
  * when the row arrives.  A row without a ticket, or one that a later trigger
  * has altered, is refused.  A row that is never stored (ON CONFLICT DO
  * NOTHING, a later trigger that returns NULL) leaves its ticket unredeemed,
- * so the last version of its stream is not believed to have moved.
+ * so the last version of its stream is not believed to have moved; the ticket
+ * lapses with the next row.
  *
  * A ticket also holds its stream's lock, which can go as soon as the row and
  * its index entries are in: who comes next sees the uncommitted row and waits
@@ -30,11 +31,8 @@
 /* Tells our locks from pg_advisory_lock()'s, which have 1 and 2 here. */
 #define STREAM_LOCK_CLASS	219
 
-/*
- * Rows can be on their way at several levels, as when a trigger appends to
- * another table; older tickets than this were of rows that came to nothing.
- */
-#define MAX_TICKETS			64
+/* Room made at first; rows are on their way at several levels only where triggers append. */
+#define FIRST_TICKETS		8
 
 typedef struct EventTicket
 {
@@ -44,16 +42,20 @@ typedef struct EventTicket
 	bool		redeemed;
 	bool		locked;
 	bool		pinned;			/* the lock stays until unpinned */
+	int			depth;			/* of nested triggers */
+	SubTransactionId subid;		/* in which it was issued */
 	LOCKTAG		lock;
 	TimestampTz recorded_at;
 	StringInfoData stream_id;	/* buffers stay with their places and are reused */
 	StringInfoData recorded_by;
 } EventTicket;
 
-static EventTicket tickets[MAX_TICKETS];
+static EventTicket *tickets = NULL;
 static int	ticket_count = 0;
+static int	ticket_room = 0;
 
 static EventTicket *add_ticket(void);
+static void make_room(void);
 static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
 static void store_text(StringInfo buffer, text *value);
@@ -67,6 +69,18 @@ EventTicketsSettle(void)
 	for (int i = ticket_count - 1; i >= 0; i--)
 		if (tickets[i].redeemed && !tickets[i].pinned)
 			drop_ticket(i);
+}
+
+/*
+ * The trigger has come to another row at this depth: rows that were on their
+ * way there, or deeper, have come to nothing.
+ */
+void
+EventTicketsLapse(int depth)
+{
+	for (int i = 0; i < ticket_count; i++)
+		if (tickets[i].depth >= depth)
+			tickets[i].redeemed = true;
 }
 
 /* Keeps a stream's lock, which this transaction holds, until it is unpinned. */
@@ -88,14 +102,28 @@ add_ticket(void)
 {
 	EventTicket *ticket;
 
-	if (ticket_count == MAX_TICKETS)
-		drop_ticket(0);
+	if (ticket_count == ticket_room)
+		make_room();
 	ticket = &tickets[ticket_count++];
 	ticket->relid = InvalidOid;
 	ticket->redeemed = true;
 	ticket->locked = false;
 	ticket->pinned = false;
+	ticket->subid = GetCurrentSubTransactionId();
 	return ticket;
+}
+
+static void
+make_room(void)
+{
+	int			room = Max(FIRST_TICKETS, 2 * ticket_room);
+
+	if (tickets == NULL)
+		tickets = MemoryContextAlloc(TopMemoryContext, room * sizeof(EventTicket));
+	else
+		tickets = repalloc(tickets, room * sizeof(EventTicket));
+	memset(&tickets[ticket_room], 0, (room - ticket_room) * sizeof(EventTicket));
+	ticket_room = room;
 }
 
 /* Takes a ticket out; its place, with the buffers, goes to the end. */
@@ -157,12 +185,13 @@ EventTicketLockStream(uint64 stream_hash)
  * locked for it, the ticket is already there.
  */
 void
-EventTicketIssue(Relation rel, text *stream_id, int64 id, int64 version,
+EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id, int64 version,
 				 TimestampTz recorded_at, text *recorded_by, bool locked)
 {
 	EventTicket *ticket = locked ? &tickets[ticket_count - 1] : add_ticket();
 
 	ticket->relid = RelationGetRelid(rel);
+	ticket->depth = depth;
 	ticket->id = id;
 	ticket->version = version;
 	ticket->recorded_at = recorded_at;
@@ -248,15 +277,20 @@ same_text(TupleTableSlot *slot, int attnum, StringInfo expected)
 		memcmp(VARDATA_ANY(found), expected->data, expected->len) == 0;
 }
 
-/* After a subtransaction's rollback nothing is known of what was on its way. */
+/*
+ * After a subtransaction's rollback: what was on its way in it, or in those
+ * that it had, is not any more.  A row may still be waiting around it, where
+ * another trigger has caught an error.
+ */
 void
-EventTicketsVoid(void)
+EventTicketsVoid(SubTransactionId subid)
 {
 	for (int i = 0; i < ticket_count; i++)
-	{
-		tickets[i].redeemed = true;
-		tickets[i].pinned = false;
-	}
+		if (tickets[i].subid >= subid)
+		{
+			tickets[i].redeemed = true;
+			tickets[i].pinned = false;
+		}
 }
 
 /* At the end of a transaction its locks go by themselves. */

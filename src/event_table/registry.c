@@ -66,13 +66,20 @@ UnregisterEventTable(Oid relid)
 				 1, types, values, SPI_OK_UPDATE);
 }
 
+/*
+ * The caller's search_path must not choose what runs with the owner's rights:
+ * an operator of its own would be taken for an exact match.
+ */
 static void
 run_as_owner(const char *command, int nargs, Oid *types, Datum *values, int expected)
 {
+	int			level = NewGUCNestLevel();
 	Oid			user;
 	int			context;
 	int			result;
 
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
@@ -81,6 +88,7 @@ run_as_owner(const char *command, int nargs, Oid *types, Datum *values, int expe
 		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
+	AtEOXact_GUC(true, level);
 }
 
 /* The tables that stand in the registry now, as RegisteredTable. */

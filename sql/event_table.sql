@@ -1,0 +1,149 @@
+-- Event tables are made and dropped: names, privileges, what they consist of.
+SET client_min_messages = warning;
+\set SHOW_CONTEXT never
+CREATE ROLE regress_daybook_owner;
+CREATE ROLE regress_daybook_other;
+CREATE SCHEMA et AUTHORIZATION regress_daybook_owner;
+CREATE SCHEMA "Mixed Case";
+SET search_path = et, public;
+
+-- names
+SELECT daybook.create_event_table('orders');
+SELECT daybook.create_event_table('et.qualified');
+SELECT daybook.create_event_table('Folded');
+SELECT daybook.create_event_table('"Mixed Case"."It''s a ""name"""');
+SELECT daybook.create_event_table(name => current_database() || '.et.with_database');
+SELECT daybook.create_event_table(repeat('long', 20));
+SELECT relation, created_name, dropped_at IS NULL AS exists FROM daybook.event_table
+WHERE relation::text ~ 'orders|qualified|folded|Mixed|with_database|longlong' ORDER BY table_no;
+SELECT daybook.create_event_table(NULL);
+
+-- what cannot be a name, or is taken
+\set VERBOSITY sqlstate
+SELECT daybook.create_event_table('orders');
+\set VERBOSITY default
+SELECT daybook.create_event_table('');
+SELECT daybook.create_event_table('a b');
+SELECT daybook.create_event_table('"unended');
+SELECT daybook.create_event_table('nowhere.t');
+SELECT daybook.create_event_table('a.b.c.d');
+SELECT daybook.create_event_table('another_database.et.t');
+CREATE TABLE taken (a int);
+SELECT daybook.create_event_table('taken');
+
+-- never temporary, whatever the path
+SELECT daybook.create_event_table('pg_temp.t');
+SET search_path = pg_temp, et;
+SELECT daybook.create_event_table('t');
+SET search_path = et, public;
+
+-- what it consists of
+SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+	pg_get_expr(d.adbin, d.adrelid) AS default
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = 'orders'::regclass AND a.attnum > 0 ORDER BY a.attnum;
+SELECT c.relkind, c.relpersistence, am.amname, c.reloftype::regtype,
+	(SELECT amname FROM pg_am JOIN pg_class t ON t.relam = pg_am.oid WHERE t.oid = c.reltoastrelid) AS toast
+FROM pg_class c JOIN pg_am am ON am.oid = c.relam WHERE c.oid = 'orders'::regclass;
+SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'orders'::regclass ORDER BY 1;
+SELECT conname, contype, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1;
+SELECT tgname, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'orders'::regclass;
+SELECT p.pubname, r.prattrs FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+WHERE r.prrelid = 'orders'::regclass;
+SELECT count(*) AS extension_members FROM pg_depend
+WHERE classid = 'pg_class'::regclass AND objid = 'orders'::regclass AND deptype IN ('e', 'x');
+-- psql describes it; what it prints beyond these lines differs between versions
+\o | grep -E 'PRIMARY KEY|UNIQUE|Publications|"daybook"|always|BEFORE INSERT|Typed|Access method'
+\d+ orders
+\o
+
+-- no extension owns it: its rows would be missing from dumps
+\! true
+CREATE FUNCTION et.row_of(daybook.event) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT $1.stream_id || '@' || $1.version $$;
+INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderPlaced');
+INSERT INTO qualified (stream_id, type) VALUES ('order-2', 'OrderPlaced');
+SELECT et.row_of(o) FROM orders o UNION ALL SELECT et.row_of(q) FROM qualified q ORDER BY 1;
+
+-- dropping: an empty one at once, one with events only with force
+SELECT daybook.drop_event_table('qualified');
+SELECT daybook.drop_event_table('qualified', force => false);
+SELECT daybook.drop_event_table('folded');
+SELECT daybook.drop_event_table('folded');
+SELECT daybook.drop_event_table('qualified', force => true);
+SELECT daybook.drop_event_table(NULL);
+-- rows that this transaction cannot see yet count as well
+CREATE TABLE heap_table (a int);
+SELECT daybook.drop_event_table('heap_table', force => true);
+SELECT daybook.drop_event_table('orders_pkey', force => true);
+CREATE VIEW placed AS SELECT * FROM orders WHERE type = 'OrderPlaced';
+SELECT daybook.drop_event_table('orders', force => true);
+DROP VIEW placed;
+BEGIN;
+SELECT daybook.drop_event_table('orders', force => true);
+SELECT count(*) FROM daybook.event_table WHERE created_name = 'et.orders' AND dropped_at IS NOT NULL AND relation IS NULL;
+ROLLBACK;
+SELECT count(*) FROM orders;
+
+-- any table that uses the access method is dropped so, a partition too
+CREATE TABLE audit (id int PRIMARY KEY, note text) USING daybook;
+INSERT INTO audit VALUES (1, 'first');
+SELECT daybook.drop_event_table('audit');
+SELECT daybook.drop_event_table('audit', force => true);
+CREATE TABLE audit (id int, note text) PARTITION BY RANGE (id);
+CREATE TABLE audit_1 PARTITION OF audit FOR VALUES FROM (0) TO (10) USING daybook;
+INSERT INTO audit VALUES (1, 'first');
+SELECT daybook.drop_event_table('audit_1');
+SELECT daybook.drop_event_table('audit_1', force => true);
+DROP TABLE audit;
+
+-- another one of the same name is another table
+SELECT table_no AS old_table_no FROM daybook.event_table WHERE relation = 'orders'::regclass \gset
+SELECT daybook.drop_event_table('orders', force => true);
+SELECT daybook.create_event_table('orders');
+SELECT table_no > :old_table_no AS new_number FROM daybook.event_table WHERE relation = 'orders'::regclass;
+SELECT count(*) FROM orders;
+BEGIN;
+SELECT daybook.create_event_table('short_lived');
+INSERT INTO short_lived (stream_id, type) VALUES ('s-1', 'T');
+ROLLBACK;
+SELECT count(*) FROM daybook.event_table WHERE created_name = 'et.short_lived';
+
+-- privileges
+SET ROLE regress_daybook_other;
+SELECT daybook.create_event_table('et.not_mine');
+SELECT daybook.drop_event_table('et.orders');
+SELECT daybook.drop_event_table('et.orders', force => true);
+RESET ROLE;
+GRANT USAGE, CREATE ON SCHEMA et TO regress_daybook_other;
+SET ROLE regress_daybook_other;
+SELECT daybook.create_event_table('mine');
+SELECT tableowner FROM pg_tables WHERE tablename = 'mine';
+INSERT INTO mine (stream_id, type) VALUES ('m-1', 'T');
+INSERT INTO orders (stream_id, type) VALUES ('m-1', 'T');
+SELECT * FROM orders;
+INSERT INTO daybook.event_table (relation, created_name) VALUES ('mine', 'mine');
+SELECT count(*) FROM daybook.event_table;
+-- nothing of the caller's runs with the rights of the extension's owner
+CREATE FUNCTION et.seen_by(regclass, regclass) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE WARNING 'called as %', current_user;
+	RETURN $1::oid = $2::oid;
+END $$;
+CREATE OPERATOR et.= (LEFTARG = regclass, RIGHTARG = regclass, FUNCTION = et.seen_by);
+SELECT daybook.create_event_table('another');
+SELECT daybook.drop_event_table('another', force => true);
+DROP OPERATOR et.= (regclass, regclass);
+DROP FUNCTION et.seen_by;
+RESET ROLE;
+-- a superuser drops anyone's
+SELECT daybook.drop_event_table('mine', force => true);
+
+-- an extension's script is not the place to make one
+SELECT daybook.drop_event_table('orders', force => true);
+SELECT daybook.drop_event_table('with_database');
+SELECT daybook.drop_event_table('"Mixed Case"."It''s a ""name"""');
+SELECT daybook.drop_event_table(relation) FROM daybook.event_table WHERE relation::text LIKE 'longlong%';
+RESET search_path;
+DROP SCHEMA et, "Mixed Case" CASCADE;
+DROP ROLE regress_daybook_owner, regress_daybook_other;
