@@ -9,6 +9,7 @@
 
 #include "append/append.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -21,7 +22,7 @@ static int32 schema_version_value(JsonbValue *value, int number);
 static pg_uuid_t *uuid_value(JsonbValue *value, int number);
 static void say_which_event(void *number);
 static ArrayType *tags_value(JsonbValue *value, int number);
-static void wrong_value(const char *key, int number, const char *wanted) pg_attribute_noreturn();
+pg_noreturn static void wrong_value(const char *key, int number, const char *wanted);
 
 /*
  * Takes one event, an object, or an array of them.  With stream_id NULL each
