@@ -7,8 +7,9 @@
 
 roots=${DAYBOOK_ROOTS:-/var/cache/daybook}
 
-# Inside a root the tree is copied to this directory.
-root_build=/build/daybook
+# Inside a root the tree is copied to this directory, each tree to its own: make
+# goes by times, and two trees in one place would pass for each other.
+root_build=/build/$(printf '%s' "$top" | cksum | cut -d' ' -f1)
 
 # The Debian release that has a PostgreSQL version.
 release_with() {
@@ -94,6 +95,7 @@ enter_root() {
 	getent passwd root postgres | sed 's,:[^:]*:\([^:]*\)$,:/home/postgres:\1,' | as_root tee "$root/etc/passwd" >/dev/null
 	getent group root "$(id -g postgres)" | as_root tee "$root/etc/group" >/dev/null
 	as_root chown postgres: "$root/home/postgres"
+	as_root find "$root/build" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
 }
 
 # in_root VERSION USER COMMAND...: runs a command in the root, in the copied
