@@ -32,7 +32,7 @@
 #include "utils/memutils.h"
 
 /* Log entries that are read at a time. */
-#define CHUNK_MAX_ENTRIES	128
+#define CHUNK_MAX_ENTRIES	256
 
 /* Up to this far ahead a sweep steps to an id rather than searching for it. */
 #define NEAR_IDS			64
