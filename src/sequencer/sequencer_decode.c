@@ -97,9 +97,8 @@ DecodeStart(int lock_timeout_ms, char **reason)
 	{
 		StartTransactionCommand();
 		create_slot();
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(decode_context);
 		open_decoding();
+		CommitTransactionCommand();
 		ready = true;
 	}
 	PG_CATCH();
@@ -169,10 +168,16 @@ abandon_slot(void)
 	InvalidateSystemCaches();
 }
 
+/*
+ * Within a transaction, since PostgreSQL takes a process that opens a context
+ * outside of one for one that never writes: others' snapshots would leave out
+ * our transactions, and take rows that we have not committed yet for aborted.
+ */
 static void
 open_decoding(void)
 {
 	List	   *options = NIL;
+	MemoryContext old = MemoryContextSwitchTo(decode_context);
 
 	options = lappend(options, makeDefElem("proto_version",
 										   (Node *) makeString(PGOUTPUT_PROTOCOL), -1));
@@ -187,6 +192,7 @@ open_decoding(void)
 	rejoin_snapshots();
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
 	InvalidateSystemCaches();
+	MemoryContextSwitchTo(old);
 }
 
 /*

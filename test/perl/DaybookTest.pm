@@ -1,0 +1,203 @@
+# What the tests of ordering share: servers, states to wait for, and the check
+# of the log against the event tables.
+package DaybookTest;
+
+use strict;
+use warnings;
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+our @EXPORT = qw(new_node wait_until all_published wait_for_mode log_faults log_is_right
+  status server_log_lines start_pgbench finish sequencer_pid event_count events_wanted);
+
+# A server with the library, ready for logical decoding, and the extension in
+# database postgres.  Options go on top of the configuration.
+sub new_node
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(allows_streaming => $options{streaming});
+	$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'daybook'
+wal_level = logical
+max_worker_processes = 32
+max_prepared_transactions = 50
+max_replication_slots = 10
+max_wal_senders = 10
+max_connections = 100
+shared_buffers = 128MB
+max_wal_size = 2GB
+log_line_prefix = '%m [%p] %b '
+log_statement = none
+autovacuum_naptime = 5s
+});
+	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION daybook');
+	return $node;
+}
+
+# How many events a stress test makes: DAYBOOK_TEST_EVENTS, or the default.
+sub events_wanted
+{
+	my ($default) = @_;
+	return $ENV{DAYBOOK_TEST_EVENTS} || $default;
+}
+
+# Polls often, for a state that comes soon or a moment that passes quickly.
+sub wait_until
+{
+	my ($what, $condition, $seconds) = @_;
+	my $until = time() + ($seconds || 60);
+
+	while (time() < $until)
+	{
+		return 1 if $condition->();
+		usleep(20_000);
+	}
+	diag("waited in vain: $what");
+	return 0;
+}
+
+sub union_of_tables
+{
+	my ($node, $database) = @_;
+	my $tables = $node->safe_psql($database,
+		q{SELECT relation::oid || ' ' || relation FROM daybook.event_table WHERE relation IS NOT NULL});
+
+	return join(' UNION ALL ',
+		map { my ($oid, $name) = split(/ /, $_, 2); "SELECT ${oid}::oid AS tab, id, stream_id, version FROM $name" }
+		  split(/\n/, $tables));
+}
+
+sub event_count
+{
+	my ($node, $database) = @_;
+	$database ||= 'postgres';
+	return $node->safe_psql($database,
+		'SELECT count(*) FROM (' . union_of_tables($node, $database) . ') e');
+}
+
+# Waits until the log has as many entries as there are committed events.
+sub all_published
+{
+	my ($node, $database, $seconds) = @_;
+	$database ||= 'postgres';
+	my $events = union_of_tables($node, $database);
+
+	return wait_until("the log of $database has all events",
+		sub {
+			$node->safe_psql($database, qq{
+				SELECT (SELECT count(*) FROM ($events) e) =
+					(SELECT count(*) FROM daybook.log WHERE event_table IS NOT NULL)}) eq 't';
+		},
+		$seconds || 120)
+	  || diag($node->safe_psql($database, 'SELECT * FROM daybook.sequencer_status')) && 0;
+}
+
+sub status
+{
+	my ($node, $column, $database) = @_;
+	return $node->safe_psql($database || 'postgres', "SELECT $column FROM daybook.sequencer_status");
+}
+
+sub wait_for_mode
+{
+	my ($node, $mode, $database, $seconds) = @_;
+	return wait_until("mode $mode", sub { status($node, 'mode', $database) eq $mode }, $seconds);
+}
+
+# The process that sequences a database, or an empty string.
+sub sequencer_pid
+{
+	my ($node, $database) = @_;
+	return status($node, 'pid', $database);
+}
+
+# What is wrong with the log, one fault a line; an empty string if nothing is.
+sub log_faults
+{
+	my ($node, $database) = @_;
+	$database ||= 'postgres';
+	my $events = union_of_tables($node, $database);
+
+	return $node->safe_psql($database, qq{
+SET work_mem = '256MB';
+CREATE TEMP TABLE entry AS SELECT position, event_table::oid AS tab, id, transaction FROM daybook.log;
+CREATE TEMP TABLE event AS $events;
+ANALYZE entry;
+ANALYZE event;
+SELECT 'positions are not dense: ' || count(*) || ' up to ' || max(position)
+FROM entry HAVING count(*) <> coalesce(max(position), 0) OR count(*) <> count(DISTINCT position);
+SELECT 'daybook.head() is ' || daybook.head() || ', the last position is ' || coalesce(max(position), 0)
+FROM entry HAVING daybook.head() <> coalesce(max(position), 0);
+SELECT 'event ' || tab::regclass || ' ' || id || ' is in the log ' || count(*) || ' times'
+FROM entry WHERE tab IS NOT NULL GROUP BY tab, id HAVING count(*) > 1 LIMIT 10;
+SELECT 'committed event ' || e.tab::regclass || ' ' || e.id || ' is missing'
+FROM event e LEFT JOIN entry l USING (tab, id) WHERE l.id IS NULL ORDER BY e.id LIMIT 10;
+SELECT 'position ' || l.position || ' has no event (' || l.tab::regclass || ' ' || l.id || ')'
+FROM entry l LEFT JOIN event e USING (tab, id) WHERE l.tab IS NOT NULL AND e.id IS NULL ORDER BY l.position LIMIT 10;
+SELECT 'stream ' || stream_id || ' of ' || tab::regclass || ' has ' || count(*) || ' events up to version ' || max(version)
+FROM event GROUP BY tab, stream_id HAVING count(*) <> max(version) OR min(version) <> 1 OR count(DISTINCT version) <> count(*) LIMIT 10;
+SELECT 'position ' || position || ' has stream ' || stream_id || ' going back' FROM (
+	SELECT position, stream_id, version, lag(position) OVER (PARTITION BY tab, stream_id ORDER BY version) AS before
+	FROM entry JOIN event USING (tab, id)) s
+WHERE before > position LIMIT 10;
+SELECT 'position ' || position || ' points to transaction ' || transaction
+FROM entry l WHERE transaction > position
+	OR NOT EXISTS (SELECT FROM entry f WHERE f.position = l.transaction AND f.transaction = f.position) LIMIT 10;
+});
+}
+
+sub log_is_right
+{
+	my ($node, $what, $database) = @_;
+	return is(log_faults($node, $database), '', $what);
+}
+
+# Lines of the server's log that match, from an offset on.
+sub server_log_lines
+{
+	my ($node, $pattern, $offset) = @_;
+	my $log = slurp_file($node->logfile, $offset || 0);
+	return grep { $_ =~ $pattern } split(/\n/, $log);
+}
+
+# pgbench in the background; scripts is a hash of names (with @weight) and texts.
+sub start_pgbench
+{
+	my ($node, $options, $scripts, $database) = @_;
+	my @files;
+	my %bench = (out => '', err => '');
+
+	for my $name (sort keys %$scripts)
+	{
+		my ($base, $weight) = split(/\@/, $name);
+		my $file = $node->basedir . "/$base.pgbench";
+
+		open(my $handle, '>', $file) or die "$file: $!";
+		print $handle $scripts->{$name};
+		close $handle;
+		push @files, '-f', $file . ($weight ? "\@$weight" : '');
+	}
+	local $ENV{PGOPTIONS} = $bench{options} || '';
+	$bench{run} = IPC::Run::start(
+		[ $node->installed_command('pgbench'), '-n', @$options, @files,
+			'-h', $node->host, '-p', $node->port, $database || 'postgres' ],
+		'>', \$bench{out}, '2>', \$bench{err});
+	return \%bench;
+}
+
+# Waits for the end of a program started in the background; true if it succeeded.
+sub finish
+{
+	my ($bench) = @_;
+	my $result = IPC::Run::finish($bench->{run});
+	return $result;
+}
+
+1;
