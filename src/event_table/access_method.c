@@ -79,6 +79,19 @@ daybook_tuple_insert_speculative(Relation rel, TupleTableSlot *slot,
 														bistate, token);
 }
 
+/*
+ * ON CONFLICT DO NOTHING found a conflict after all: the row is taken out, and
+ * then passed over, or inserted once more if the other one went away.
+ */
+static void
+daybook_tuple_complete_speculative(Relation rel, TupleTableSlot *slot, uint32 token,
+								   bool succeeded)
+{
+	GetHeapamTableAmRoutine()->tuple_complete_speculative(rel, slot, token, succeeded);
+	if (!succeeded && rel->rd_rel->reloftype != InvalidOid)
+		EventTicketReturn(rel, slot);
+}
+
 /* Only where no row trigger stands in the way: tables just being restored. */
 static void
 daybook_multi_insert(Relation rel, TupleTableSlot **slots, int nslots,
@@ -213,6 +226,7 @@ daybook_access_method_handler(PG_FUNCTION_ARGS)
 		routine.tuple_update = daybook_tuple_update;
 		routine.tuple_insert = daybook_tuple_insert;
 		routine.tuple_insert_speculative = daybook_tuple_insert_speculative;
+		routine.tuple_complete_speculative = daybook_tuple_complete_speculative;
 		routine.multi_insert = daybook_multi_insert;
 		routine.index_build_range_scan = daybook_index_build_range_scan;
 		routine.index_validate_scan = daybook_index_validate_scan;

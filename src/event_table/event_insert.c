@@ -49,7 +49,8 @@ static Oid	recorded_user = InvalidOid;
 static Relation check_trigger_call(FunctionCallInfo fcinfo);
 static void check_columns(NewEvent *event);
 static void refuse_given(NewEvent *event, int column, const char *name);
-static bool number_event(NewEvent *event, int64 last_version, int64 *version);
+static bool number_event(NewEvent *event, int64 last_version, Oid stream_index,
+						 int64 *version);
 static void complete_event(NewEvent *event);
 static text *session_user_name(void);
 static void forget_user_name(Datum arg, int cacheid, uint32 hashvalue);
@@ -75,9 +76,11 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	Relation	rel = check_trigger_call(fcinfo);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const EventTable *table = RequireEventTable(rel);
+	Oid			stream_index = table->stream_index;
 	NewEvent	event = {.rel = rel};
 	int			depth = DatumGetInt32(pg_trigger_depth(fcinfo));
 	text	   *stream_id;
+	int64		last_version;
 	int64		version;
 	bool		locked;
 
@@ -90,7 +93,8 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	stream_id = DatumGetTextPP(VALUE(&event, EVENT_STREAM_ID));
 	SET(&event, EVENT_STREAM_ID, PointerGetDatum(stream_id));
 
-	if (!number_event(&event, StreamTailLock(rel, table, stream_id, &locked), &version))
+	last_version = StreamTailLock(rel, table, stream_id, &locked);
+	if (!number_event(&event, last_version, stream_index, &version))
 		return PointerGetDatum(NULL);
 	SET(&event, EVENT_VERSION, Int64GetDatum(version));
 
@@ -173,7 +177,7 @@ refuse_given(NewEvent *event, int column, const char *name)
  * ON CONFLICT DO NOTHING was said and the version is taken.
  */
 static bool
-number_event(NewEvent *event, int64 last_version, int64 *version)
+number_event(NewEvent *event, int64 last_version, Oid stream_index, int64 *version)
 {
 	*version = last_version + 1;
 	if (IS_NULL(event, EVENT_VERSION))
@@ -186,7 +190,7 @@ number_event(NewEvent *event, int64 last_version, int64 *version)
 				 errdetail("The version given is " INT64_FORMAT ".", *version)));
 	if (event->restoring || *version == last_version + 1)
 		return true;
-	if (*version <= last_version && InsertIgnoresConflicts(event->rel))
+	if (*version <= last_version && InsertIgnoresConflicts(event->rel, stream_index))
 		return false;
 	ReportVersionConflict(event->rel, DatumGetTextPP(VALUE(event, EVENT_STREAM_ID)),
 						  *version - 1, last_version);

@@ -66,6 +66,7 @@ extern int64 StreamTailPin(Relation rel, const EventTable *table, text *stream_i
 						   StreamPin *pin);
 extern void StreamTailUnpin(const StreamPin *pin, bool unused);
 extern void StreamTailConfirm(Oid relid, text *stream_id, int64 version);
+extern void StreamTailForget(Oid relid, text *stream_id);
 extern void StreamTailsForget(void);
 extern void StreamTailsEnd(void);
 
@@ -78,6 +79,7 @@ extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
 							 int64 version, TimestampTz recorded_at, text *recorded_by,
 							 bool locked);
 extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot);
+extern void EventTicketReturn(Relation rel, TupleTableSlot *slot);
 extern void EventTicketsVoid(SubTransactionId subid);
 extern void EventTicketsForget(void);
 

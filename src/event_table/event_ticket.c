@@ -59,6 +59,8 @@ static void make_room(void);
 static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
 static void store_text(StringInfo buffer, text *value);
+static EventTicket *find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed);
+static text *stream_of(TupleTableSlot *slot);
 static bool same_text(TupleTableSlot *slot, int attnum, StringInfo expected);
 static bool matches(EventTicket *ticket, TupleTableSlot *slot);
 
@@ -218,22 +220,14 @@ store_text(StringInfo buffer, text *value)
 void
 EventTicketRedeem(Relation rel, TupleTableSlot *slot)
 {
+	EventTicket *ticket = find_ticket(rel, slot, false);
 	const EventTable *table;
 
-	for (int i = ticket_count - 1; i >= 0; i--)
+	if (ticket)
 	{
-		EventTicket *ticket = &tickets[i];
-
-		if (!ticket->redeemed && ticket->relid == RelationGetRelid(rel) &&
-			matches(ticket, slot))
-		{
-			bool		is_null;
-			Datum		stream_id = slot_getattr(slot, EVENT_STREAM_ID, &is_null);
-
-			ticket->redeemed = true;
-			StreamTailConfirm(ticket->relid, DatumGetTextPP(stream_id), ticket->version);
-			return;
-		}
+		ticket->redeemed = true;
+		StreamTailConfirm(ticket->relid, stream_of(slot), ticket->version);
+		return;
 	}
 
 	table = LookUpEventTable(rel);
@@ -244,6 +238,36 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot)
 						RelationGetRelationName(rel)),
 				 errdetail("Another trigger has changed its id, stream, version or origin."),
 				 errhint("A trigger on an event table may add to a new event's data, or refuse it.")));
+}
+
+/* The row has been taken out of the table again. */
+void
+EventTicketReturn(Relation rel, TupleTableSlot *slot)
+{
+	EventTicket *ticket = find_ticket(rel, slot, true);
+
+	if (ticket == NULL)
+		return;
+	ticket->redeemed = false;
+	StreamTailForget(ticket->relid, stream_of(slot));
+}
+
+static EventTicket *
+find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed)
+{
+	for (int i = ticket_count - 1; i >= 0; i--)
+		if (tickets[i].redeemed == redeemed &&
+			tickets[i].relid == RelationGetRelid(rel) && matches(&tickets[i], slot))
+			return &tickets[i];
+	return NULL;
+}
+
+static text *
+stream_of(TupleTableSlot *slot)
+{
+	bool		is_null;
+
+	return DatumGetTextPP(slot_getattr(slot, EVENT_STREAM_ID, &is_null));
 }
 
 static bool

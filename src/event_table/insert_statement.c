@@ -21,14 +21,16 @@
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ExecutorRun_hook_type prev_executor_run = NULL;
+static ExecutorFinish_hook_type prev_executor_finish = NULL;
 
 /* The innermost statement being run. */
 static QueryDesc *current_statement = NULL;
 
 static void check_statement(QueryDesc *statement, int flags);
-static ModifyTable *insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action);
+static ModifyTable *insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action,
+								Oid index);
 static ModifyTable *insert_node(Plan *plan, PlannedStmt *stmt, Oid relid,
-								OnConflictAction action);
+								OnConflictAction action, Oid index);
 
 #if PG_VERSION_NUM >= 180000
 static void
@@ -63,6 +65,27 @@ run_statement(QueryDesc *statement, ScanDirection direction, uint64 count,
 	PG_END_TRY();
 }
 
+/* A WITH clause that nobody reads from is run here, to its end. */
+static void
+finish_statement(QueryDesc *statement)
+{
+	QueryDesc  *outer = current_statement;
+
+	current_statement = statement;
+	PG_TRY();
+	{
+		if (prev_executor_finish)
+			prev_executor_finish(statement);
+		else
+			standard_ExecutorFinish(statement);
+	}
+	PG_FINALLY();
+	{
+		current_statement = outer;
+	}
+	PG_END_TRY();
+}
+
 void
 InsertStatementInit(void)
 {
@@ -70,6 +93,8 @@ InsertStatementInit(void)
 	ExecutorStart_hook = check_statement;
 	prev_executor_run = ExecutorRun_hook;
 	ExecutorRun_hook = run_statement;
+	prev_executor_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = finish_statement;
 }
 
 /*
@@ -87,7 +112,7 @@ check_statement(QueryDesc *statement, int flags)
 		standard_ExecutorStart(statement, flags);
 	if (statement->operation == CMD_INSERT || stmt->hasModifyingCTE)
 	{
-		ModifyTable *node = insert_into(stmt, InvalidOid, ONCONFLICT_UPDATE);
+		ModifyTable *node = insert_into(stmt, InvalidOid, ONCONFLICT_UPDATE, InvalidOid);
 
 		if (node == NULL || (flags & EXEC_FLAG_EXPLAIN_ONLY))
 			return;
@@ -101,29 +126,32 @@ check_statement(QueryDesc *statement, int flags)
 	}
 }
 
-/* Does the statement that is being run insert into rel ON CONFLICT DO NOTHING? */
+/*
+ * Does the statement that is being run insert into rel ON CONFLICT DO NOTHING,
+ * and are conflicts in this index meant?
+ */
 bool
-InsertIgnoresConflicts(Relation rel)
+InsertIgnoresConflicts(Relation rel, Oid index)
 {
 	return current_statement &&
 		insert_into(current_statement->plannedstmt, RelationGetRelid(rel),
-					ONCONFLICT_NOTHING) != NULL;
+					ONCONFLICT_NOTHING, index) != NULL;
 }
 
 /*
- * The statement's insertion with this action into relid, or into any
- * protected table if that is InvalidOid.
+ * The statement's insertion with this action for conflicts in this index, or
+ * in any, into relid, or into any protected table if that is InvalidOid.
  */
 static ModifyTable *
-insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action)
+insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action, Oid index)
 {
-	ModifyTable *node = insert_node(stmt->planTree, stmt, relid, action);
+	ModifyTable *node = insert_node(stmt->planTree, stmt, relid, action, index);
 	ListCell   *lc;
 
 	if (node == NULL && stmt->hasModifyingCTE)
 		foreach(lc, stmt->subplans)
 		{
-			node = insert_node(lfirst(lc), stmt, relid, action);
+			node = insert_node(lfirst(lc), stmt, relid, action, index);
 			if (node)
 				break;
 		}
@@ -131,13 +159,16 @@ insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action)
 }
 
 static ModifyTable *
-insert_node(Plan *plan, PlannedStmt *stmt, Oid relid, OnConflictAction action)
+insert_node(Plan *plan, PlannedStmt *stmt, Oid relid, OnConflictAction action, Oid index)
 {
 	ModifyTable *node = (ModifyTable *) plan;
 	Oid			target;
 
 	if (plan == NULL || !IsA(plan, ModifyTable) || node->operation != CMD_INSERT ||
 		node->onConflictAction != action)
+		return NULL;
+	if (OidIsValid(index) && node->arbiterIndexes != NIL &&
+		!list_member_oid(node->arbiterIndexes, index))
 		return NULL;
 	target = rt_fetch(linitial_int(node->resultRelations), stmt->rtable)->relid;
 	if (OidIsValid(relid) ? target == relid : TableIsProtected(target))

@@ -11,6 +11,6 @@
 #include "utils/rel.h"
 
 extern void InsertStatementInit(void);
-extern bool InsertIgnoresConflicts(Relation rel);
+extern bool InsertIgnoresConflicts(Relation rel, Oid index);
 
 #endif							/* DAYBOOK_INSERT_STATEMENT_H */

@@ -157,8 +157,8 @@ StreamTailUnpin(const StreamPin *pin, bool unused)
 	if (!pin->locked)
 		return;
 	EventTicketSetPinned(pin->hash, false);
-	if (unused && streams)
-		streamhash_delete(streams, make_key(pin->relid, pin->stream_id));
+	if (unused)
+		StreamTailForget(pin->relid, pin->stream_id);
 }
 
 /* Waits for the transaction whose row the probe met; false if there is none. */
@@ -257,6 +257,14 @@ make_key(Oid relid, text *stream_id)
 	key.relid = relid;
 	key.stream_id = stream_id;
 	return key;
+}
+
+/* What is remembered of the stream is not, or no longer, so. */
+void
+StreamTailForget(Oid relid, text *stream_id)
+{
+	if (streams)
+		streamhash_delete(streams, make_key(relid, stream_id));
 }
 
 /*
