@@ -14,6 +14,7 @@
 #include "append/append_query.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -23,7 +24,7 @@ static void parse_item(AppendQuery *query, JsonbContainer *object, int number);
 static char *parse_names(AppendQuery *query, JsonbValue *value, const char *key,
 						 int number, bool tags);
 static void add_condition(AppendQuery *query, const char *types, const char *tags);
-static void wrong_query(const char *what) pg_attribute_noreturn();
+pg_noreturn static void wrong_query(const char *what);
 
 AppendQuery *
 ParseQuery(Jsonb *json)
