@@ -45,7 +45,7 @@ refresh_apt_lists() {
 # Does this release have the package?  Old lists are good enough to tell.
 apt_offers() {
 	compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null || refresh_apt_lists
-	apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'
+	[[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[^\(]* ]]
 }
 
 # Installs those of the given Debian packages that are missing.  The server's

@@ -32,7 +32,7 @@ debian_mirror() {
 	local mirror
 	# shellcheck disable=SC2016 # apt fills these in
 	mirror=$(apt-get indextargets --format '$(ORIGIN)/$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-		sed -n 's,^Debian/Debian \(https\?://.*\),\1,p' | head -n 1)
+		awk '$1 == "Debian/Debian" && $2 ~ /^https?:/ && !found { print $2; found = 1 }')
 	echo "${mirror:-http://deb.debian.org/debian}"
 }
 
