@@ -28,8 +28,6 @@
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "sequencer/sequencer_internal.h"
-#include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -55,7 +53,6 @@ static int64 pending_events = 0;
 static void create_slot(void);
 static void abandon_slot(void);
 static void open_decoding(void);
-static void rejoin_snapshots(void);
 static int	read_page(XLogReaderState *reader, XLogRecPtr page, int length,
 					  XLogRecPtr record, char *buffer);
 static void prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
@@ -189,25 +186,9 @@ open_decoding(void)
 												.segment_open = wal_segment_open,
 												.segment_close = wal_segment_close),
 									 prepare_write, take_message, NULL);
-	rejoin_snapshots();
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
 	InvalidateSystemCaches();
 	MemoryContextSwitchTo(old);
-}
-
-/*
- * A process that decodes outside a transaction is left out of the snapshots
- * and horizons of all others.  That is for one that only reads: what we write
- * in between would be taken for the work of a crashed transaction by whoever
- * meets it before our commit, marked so, and lost.
- */
-static void
-rejoin_snapshots(void)
-{
-	LWLockAcquire(ProcArrayLock, LW_EXCLUSIVE);
-	MyProc->statusFlags &= ~PROC_IN_LOGICAL_DECODING;
-	ProcGlobal->statusFlags[MyProc->pgxactoff] = MyProc->statusFlags;
-	LWLockRelease(ProcArrayLock);
 }
 
 /* Gives WAL that has been flushed, and does not wait for more. */
