@@ -14,6 +14,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
@@ -85,6 +86,7 @@ static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
 static void projection_update(Projection *projection);
+static void progress_from_tuple(HeapTuple tuple, TupleDesc desc, ProjectionProgress *progress);
 static void progress_values(const Projection *projection, const ProjectionProgress *progress,
 							Datum *values, bool *nulls);
 static Datum text_or_null(const char *value, bool *isnull);
@@ -198,33 +200,40 @@ ProgressLoad(const char *name, ProjectionProgress *progress)
 	HeapTuple	tuple;
 	OwnScan		scan;
 
-	memset(progress, 0, sizeof(ProjectionProgress));
 	own_scan_begin(&scan, "projection_position", "projection_position_pkey", name);
 	tuple = systable_getnext(scan.scan);
 	if (HeapTupleIsValid(tuple))
-	{
-		Datum		values[Q_COLUMNS];
-		bool		nulls[Q_COLUMNS];
-		ProjectionError *error = &progress->error;
-
-		heap_deform_tuple(tuple, RelationGetDescr(scan.rel), values, nulls);
-		progress->position = nulls[Q_POSITION] ? 0 : DatumGetInt64(values[Q_POSITION]);
-		progress->generation = DatumGetInt64(values[Q_GENERATION]);
-		progress->paused_at_id = nulls[Q_PAUSED_AT_ID] ? 0 : DatumGetInt64(values[Q_PAUSED_AT_ID]);
-		progress->attempts = DatumGetInt32(values[Q_ATTEMPTS]);
-		progress->retry_at = nulls[Q_RETRY_AT] ? 0 : DatumGetTimestampTz(values[Q_RETRY_AT]);
-		progress->failed_at = nulls[Q_FAILED_AT] ? 0 : DatumGetTimestampTz(values[Q_FAILED_AT]);
-		error->sqlstate = copy_text(values[Q_ERROR_SQLSTATE], nulls[Q_ERROR_SQLSTATE]);
-		error->message = copy_text(values[Q_ERROR_MESSAGE], nulls[Q_ERROR_MESSAGE]);
-		error->detail = copy_text(values[Q_ERROR_DETAIL], nulls[Q_ERROR_DETAIL]);
-		error->context = copy_text(values[Q_ERROR_CONTEXT], nulls[Q_ERROR_CONTEXT]);
-		error->position = nulls[Q_ERROR_POSITION] ? 0 : DatumGetInt64(values[Q_ERROR_POSITION]);
-		error->event_table = nulls[Q_ERROR_EVENT_TABLE] ? InvalidOid : DatumGetObjectId(values[Q_ERROR_EVENT_TABLE]);
-		error->event_id = nulls[Q_ERROR_EVENT_ID] ? 0 : DatumGetInt64(values[Q_ERROR_EVENT_ID]);
-		progress->tid = tuple->t_self;
-	}
+		progress_from_tuple(tuple, RelationGetDescr(scan.rel), progress);
 	own_scan_end(&scan);
 	return HeapTupleIsValid(tuple);
+}
+
+/*
+ * The same, from where the row was last: as long as some old transaction keeps
+ * all its versions, the index would lead through every one of them.
+ */
+bool
+ProgressReload(const char *name, ProjectionProgress *progress)
+{
+	Relation	rel = table_open(DaybookRelation("projection_position"), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		found = false;
+
+	if (ItemPointerIsValid(&progress->tid) &&
+		table_tuple_fetch_row_version(rel, &progress->tid, snapshot, slot))
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, Q_NAME + 1, &isnull);
+
+		found = strcmp(TextDatumGetCString(value), name) == 0;
+		if (found)
+			progress_from_tuple(ExecFetchSlotHeapTuple(slot, false, NULL), RelationGetDescr(rel), progress);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found || ProgressLoad(name, progress);
 }
 
 void
@@ -400,6 +409,30 @@ projection_update(Projection *projection)
 	projection->tid = tuple->t_self;
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
+}
+
+static void
+progress_from_tuple(HeapTuple tuple, TupleDesc desc, ProjectionProgress *progress)
+{
+	Datum		values[Q_COLUMNS];
+	bool		nulls[Q_COLUMNS];
+	ProjectionError *error = &progress->error;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	progress->position = nulls[Q_POSITION] ? 0 : DatumGetInt64(values[Q_POSITION]);
+	progress->generation = DatumGetInt64(values[Q_GENERATION]);
+	progress->paused_at_id = nulls[Q_PAUSED_AT_ID] ? 0 : DatumGetInt64(values[Q_PAUSED_AT_ID]);
+	progress->attempts = DatumGetInt32(values[Q_ATTEMPTS]);
+	progress->retry_at = nulls[Q_RETRY_AT] ? 0 : DatumGetTimestampTz(values[Q_RETRY_AT]);
+	progress->failed_at = nulls[Q_FAILED_AT] ? 0 : DatumGetTimestampTz(values[Q_FAILED_AT]);
+	error->sqlstate = copy_text(values[Q_ERROR_SQLSTATE], nulls[Q_ERROR_SQLSTATE]);
+	error->message = copy_text(values[Q_ERROR_MESSAGE], nulls[Q_ERROR_MESSAGE]);
+	error->detail = copy_text(values[Q_ERROR_DETAIL], nulls[Q_ERROR_DETAIL]);
+	error->context = copy_text(values[Q_ERROR_CONTEXT], nulls[Q_ERROR_CONTEXT]);
+	error->position = nulls[Q_ERROR_POSITION] ? 0 : DatumGetInt64(values[Q_ERROR_POSITION]);
+	error->event_table = nulls[Q_ERROR_EVENT_TABLE] ? InvalidOid : DatumGetObjectId(values[Q_ERROR_EVENT_TABLE]);
+	error->event_id = nulls[Q_ERROR_EVENT_ID] ? 0 : DatumGetInt64(values[Q_ERROR_EVENT_ID]);
+	progress->tid = tuple->t_self;
 }
 
 static void

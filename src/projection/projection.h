@@ -80,6 +80,7 @@ extern void ProjectionSetState(Projection *projection, bool paused);
 extern void ProjectionSetRestored(Projection *projection);
 extern void ProjectionDelete(Projection *projection);
 extern bool ProgressLoad(const char *name, ProjectionProgress *progress);
+extern bool ProgressReload(const char *name, ProjectionProgress *progress);
 extern void ProgressInsert(const Projection *projection, const ProjectionProgress *progress);
 extern void ProgressUpdate(const Projection *projection, ProjectionProgress *progress);
 extern void ProgressDelete(const char *name);

@@ -83,6 +83,7 @@ typedef struct Projector
 	int64		position;
 	int			attempts;
 	TimestampTz retry_at;
+	ItemPointerData progress_tid;	/* where the row was when this worker wrote it last */
 
 	/* narrowing down a failure */
 	int64		limit;			/* events in the next batch, 0: as many as the projection says */
@@ -174,7 +175,7 @@ detach_slot(int code, Datum arg)
 {
 	Projector  *projector = (Projector *) DatumGetPointer(arg);
 
-	ProjectorSlotDetach(projector->slot, code != 0);
+	ProjectorSlotDetach(projector->slot, code != 0 && !ProcDiePending);
 	if (projector->database != NULL)
 	{
 		projector->database->supervise = true;
@@ -234,7 +235,7 @@ project_or_fail(Projector *projector)
 static ProjectorStep
 project(Projector *projector)
 {
-	ProjectionProgress progress;
+	ProjectionProgress progress = {.tid = projector->progress_tid};
 	ProjectorStep step;
 	Handler    *handler;
 
@@ -278,6 +279,7 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
+	projector->progress_tid = progress->tid;
 	projector->position = progress->position;
 	projector->wait_beyond = projector->position > before ? projector->position : Max(head, before);
 	batch_succeeded(projector);
@@ -300,7 +302,7 @@ lock_projection(Projector *projector, ProjectionProgress *progress)
 	handler = HandlerGet(projector->name);
 	if (handler == NULL || handler->projection->is_paused || handler->projection->is_inline)
 		return NULL;
-	if (!ProgressLoad(projector->name, progress))
+	if (!ProgressReload(projector->name, progress))
 		ereport(FATAL,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("projection \"%s\" has no row in daybook.projection_position",
@@ -337,6 +339,7 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 
 	projector->claimed = true;
 	projector->checked = false;
+	projector->progress_tid = progress->tid;
 	projector->generation = progress->generation;
 	projector->position = progress->position;
 	projector->attempts = progress->attempts;

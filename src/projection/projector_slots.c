@@ -124,7 +124,8 @@ ProjectorSlotFind(const char *name, ProjectorSlot *copy)
 	{
 		ProjectorSlot *left = &shared->slots[i];
 
-		if (!OidIsValid(left->database) && left->failed && strcmp(left->name, name) == 0)
+		if (!OidIsValid(left->database) && left->failed_in == MyDatabaseId &&
+			strcmp(left->name, name) == 0)
 			slot = left;
 	}
 	if (slot != NULL)
@@ -255,9 +256,9 @@ void
 ProjectorSlotDetach(ProjectorSlot *slot, bool failed)
 {
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	slot->failed_in = failed ? slot->database : InvalidOid;
 	slot->database = InvalidOid;
 	slot->pid = 0;
-	slot->failed = failed;
 	slot->since = GetCurrentTimestamp();
 	LWLockRelease(slots_lock);
 }
@@ -314,7 +315,7 @@ find_slot(Oid database, const char *name)
 	return NULL;
 }
 
-/* The slot that a failed worker of this projection left, or else any free one. */
+/* A free slot, rather not one that still tells of a failure elsewhere. */
 static ProjectorSlot *
 find_free_slot(const char *name)
 {
@@ -326,8 +327,9 @@ find_free_slot(const char *name)
 
 		if (OidIsValid(slot->database))
 			continue;
-		if (result == NULL || strcmp(slot->name, name) == 0 ||
-			(result->failed && !slot->failed && strcmp(result->name, name) != 0))
+		if (slot->failed_in == MyDatabaseId && strcmp(slot->name, name) == 0)
+			return slot;
+		if (result == NULL || (OidIsValid(result->failed_in) && !OidIsValid(slot->failed_in)))
 			result = slot;
 	}
 	return result;

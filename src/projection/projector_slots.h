@@ -29,7 +29,7 @@ typedef struct ProjectorSlot
 	uint64		launch;			/* number of this launch: a worker that comes too late sees another */
 	pid_t		pid;			/* 0 while starting */
 	TimestampTz since;			/* of the launch, or when it became free */
-	bool		failed;			/* free, and the worker had ended in an error */
+	Oid			failed_in;		/* free: the database, if its last worker ended in an error */
 	volatile bool in_batch;		/* an interrupt ends the batch */
 	volatile bool stop;			/* the worker shall exit */
 	volatile bool changed;		/* the projection's definition or progress was changed */

@@ -334,7 +334,8 @@ is_ready(RegisteredTable *registered, SequencedTable *table)
 		table->relid = registered->relid;
 		table->id_index = known->id_index;
 	}
-	relation_close(rel, AccessShareLock);
+	/* locked to the end of the round, so that it is not dropped in its midst */
+	relation_close(rel, NoLock);
 	return ready;
 }
 

@@ -1,0 +1,147 @@
+-- Projections kept in the appending statement.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS daybook;
+CREATE SCHEMA inline_test;
+SET search_path = inline_test, public;
+SELECT daybook.create_event_table('account');
+SELECT daybook.create_event_table('transfer');
+
+-- events that are there already are applied first, in the order of ids
+INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Opened', '{"amount": 100}'), ('other-1', 'Opened', '{"amount": 1}');
+INSERT INTO transfer (stream_id, type, data) VALUES ('account-1', 'Received', '{"amount": 5}');
+INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Closed', '{"amount": -105}');
+CREATE TABLE balance (account text PRIMARY KEY, amount numeric NOT NULL, events int NOT NULL);
+CREATE TABLE entry (n int GENERATED ALWAYS AS IDENTITY, position bigint, event_table regclass, id bigint, type text);
+SELECT daybook.create_projection('balance', '{account,transfer}', $$
+	INSERT INTO balance AS b
+	SELECT stream_id, sum((data->>'amount')::numeric), count(*) FROM new_events GROUP BY 1
+	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount, events = b.events + excluded.events;
+	INSERT INTO entry (position, event_table, id, type) SELECT position, event_table, id, type FROM new_events ORDER BY id;
+$$, '{balance,entry}', mode => 'inline', categories => '{account}', batch_size => 2);
+SELECT * FROM balance ORDER BY 1;
+SELECT n, position, event_table, type FROM entry ORDER BY n;
+SELECT bool_and(n = rank) FROM (SELECT n, rank() OVER (ORDER BY id) FROM entry) e;
+SELECT name, mode, state, position, lag_events, lag_seconds, worker_pid FROM daybook.projection_status WHERE name = 'balance';
+
+-- each appending statement applies its own events, and sees them applied
+INSERT INTO account (stream_id, type, data) VALUES
+	('account-2', 'Opened', '{"amount": 10}'), ('account-2', 'Deposited', '{"amount": 5}'), ('other-1', 'Deposited', '{"amount": 1}');
+SELECT * FROM balance ORDER BY 1;
+COPY transfer (stream_id, type, data) FROM stdin;
+account-2	Received	{"amount": 1}
+account-3	Received	{"amount": 2}
+\.
+SELECT (daybook.append('account', 'account-3', 'Deposited', '{"amount": 40}')).last_version;
+SELECT (daybook.append('account', 'account-3', '[{"type": "Deposited", "data": {"amount": 400}}, {"type": "Withdrawn", "data": {"amount": -2}}]')).last_version;
+WITH added AS (INSERT INTO account (stream_id, type, data) VALUES ('account-3', 'Deposited', '{"amount": 1000}') RETURNING id)
+SELECT count(*) FROM added;
+INSERT INTO account (stream_id, type, data) SELECT 'account-4', 'Deposited', '{"amount": 1}' FROM generate_series(1, 1000);
+INSERT INTO account (stream_id, type, data) SELECT 'account-4', 'Deposited', '{"amount": 1}' WHERE false;
+SELECT * FROM balance ORDER BY 1;
+
+-- what is rolled back is rolled back in both
+BEGIN;
+INSERT INTO account (stream_id, type, data) VALUES ('account-4', 'Deposited', '{"amount": 1}');
+SAVEPOINT s;
+INSERT INTO account (stream_id, type, data) VALUES ('account-4', 'Deposited', '{"amount": 10}');
+SELECT amount FROM balance WHERE account = 'account-4';
+ROLLBACK TO s;
+SELECT amount FROM balance WHERE account = 'account-4';
+COMMIT;
+SELECT amount FROM balance WHERE account = 'account-4';
+
+-- waiting is over at once
+SELECT daybook.wait_for_projection('balance', timeout => '0s') = daybook.head() AS at_head;
+
+-- a function is called for each event, in order
+CREATE TABLE last_seen (account text PRIMARY KEY, version bigint, versions text);
+CREATE FUNCTION see(e daybook.log_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO last_seen VALUES (e.stream_id, e.version, e.version::text)
+	ON CONFLICT (account) DO UPDATE SET version = excluded.version, versions = last_seen.versions || ',' || excluded.version
+	WHERE last_seen.version = excluded.version - 1 AND e.position IS NULL AND e.event_table = 'account'::regclass;
+END $$;
+SELECT daybook.create_projection('last_seen', '{account}', 'see(daybook.log_event)'::regprocedure, '{last_seen}', mode => 'inline', types => '{Opened,Deposited,Withdrawn,Closed}');
+SELECT account, version FROM last_seen ORDER BY 1;
+INSERT INTO account (stream_id, type, data)
+SELECT 'account-5', type, '{"amount": 0}' FROM unnest('{Opened,Deposited,Closed,Ignored}'::text[]) type;
+SELECT versions FROM last_seen WHERE account = 'account-5';
+
+-- an error in the handler fails the append, and nothing is left of either
+ALTER TABLE balance ADD CHECK (amount < 2000);
+INSERT INTO account (stream_id, type, data) VALUES ('account-4', 'Deposited', '{"amount": 1000000}');
+SELECT count(*) FROM account WHERE data->>'amount' = '1000000';
+
+-- paused, appends go on without it; resumed, it first applies what it missed
+SELECT daybook.pause_projection('balance');
+INSERT INTO account (stream_id, type, data) VALUES ('account-6', 'Opened', '{"amount": 6}');
+INSERT INTO transfer (stream_id, type, data) VALUES ('account-6', 'Received', '{"amount": 60}');
+SELECT count(*) FROM balance WHERE account = 'account-6';
+SELECT state FROM daybook.projection_status WHERE name = 'balance';
+SELECT daybook.wait_for_projection('balance');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT daybook.resume_projection('balance');
+ROLLBACK;
+SELECT daybook.resume_projection('balance');
+SELECT amount, events FROM balance WHERE account = 'account-6';
+INSERT INTO account (stream_id, type, data) VALUES ('account-6', 'Deposited', '{"amount": 600}');
+SELECT amount, events FROM balance WHERE account = 'account-6';
+
+-- a rebuild gives the same rows
+CREATE TABLE kept AS SELECT * FROM balance;
+CREATE TABLE kept_entry AS SELECT * FROM entry;
+UPDATE balance SET amount = 0;
+SELECT daybook.rebuild_projection('balance');
+SELECT count(*) FROM (TABLE kept EXCEPT ALL TABLE balance) x;
+SELECT count(*) FROM (TABLE balance EXCEPT ALL TABLE kept) x;
+-- (numbers of identity columns that failed appends used up have no gap now)
+SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY n), id FROM kept_entry EXCEPT SELECT n, id FROM entry) x;
+-- also while it is paused; events that come later are applied when it is resumed
+SELECT daybook.pause_projection('balance');
+INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'Opened', '{"amount": 7}');
+SELECT daybook.rebuild_projection('balance');
+INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'Deposited', '{"amount": 70}');
+SELECT amount FROM balance WHERE account = 'account-7';
+SELECT daybook.resume_projection('balance');
+SELECT amount FROM balance WHERE account = 'account-7';
+
+-- triggers: only those that create_projection made; a disabled one shows
+SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger WHERE tgname LIKE 'daybook_inline%' ORDER BY 1, 2;
+CREATE TABLE forged (LIKE account);
+CREATE TRIGGER daybook_inline_balance AFTER INSERT ON forged REFERENCING NEW TABLE AS new_events
+	FOR EACH STATEMENT EXECUTE FUNCTION daybook.project_inline('balance');
+INSERT INTO forged SELECT * FROM account LIMIT 1;
+CREATE TRIGGER twice AFTER INSERT ON account REFERENCING NEW TABLE AS new_events
+	FOR EACH STATEMENT EXECUTE FUNCTION daybook.project_inline('balance');
+INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'Deposited', '{"amount": 1}');
+DROP TRIGGER twice ON account;
+CREATE TRIGGER plain AFTER INSERT ON forged FOR EACH ROW EXECUTE FUNCTION daybook.project_inline('balance');
+DROP TRIGGER daybook_inline_balance ON forged;
+INSERT INTO forged SELECT * FROM account LIMIT 1;
+ALTER TABLE account DISABLE TRIGGER daybook_inline_balance;
+SELECT state FROM daybook.projection_status WHERE name = 'balance';
+SELECT daybook.wait_for_projection('balance');
+ALTER TABLE account ENABLE ALWAYS TRIGGER daybook_inline_balance;
+SELECT state FROM daybook.projection_status WHERE name = 'balance';
+
+-- it fires for replicated sessions too, as the version trigger does
+SET session_replication_role = replica;
+INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'Deposited', '{"amount": 700}');
+RESET session_replication_role;
+SELECT amount FROM balance WHERE account = 'account-7';
+
+-- two names that are the same for as long as a trigger's name may be
+CREATE TABLE long (id bigint);
+SELECT daybook.create_projection(repeat('long', 15) || n, '{account}', 'INSERT INTO long SELECT id FROM new_events', '{long}', mode => 'inline')
+FROM generate_series(1, 2) n;
+SELECT count(DISTINCT tgname), max(length(tgname)) FROM pg_trigger WHERE tgname LIKE 'daybook_inline_long%';
+SELECT count(*) = 2 * (SELECT count(*) FROM account) AS twice FROM long;
+
+-- dropping takes the triggers away
+SELECT daybook.drop_projection(name) FROM daybook.projection_status WHERE mode = 'inline';
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'daybook_inline%';
+INSERT INTO account (stream_id, type) VALUES ('account-7', 'Closed');
+
+SELECT daybook.drop_event_table('account', true);
+SELECT daybook.drop_event_table('transfer', true);
+DROP SCHEMA inline_test CASCADE;
