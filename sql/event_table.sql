@@ -58,8 +58,6 @@ WHERE classid = 'pg_class'::regclass AND objid = 'orders'::regclass AND deptype 
 \d+ orders
 \o
 
--- no extension owns it: its rows would be missing from dumps
-\! true
 CREATE FUNCTION et.row_of(daybook.event) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT $1.stream_id || '@' || $1.version $$;
 INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderPlaced');
 INSERT INTO qualified (stream_id, type) VALUES ('order-2', 'OrderPlaced');
@@ -72,10 +70,11 @@ SELECT daybook.drop_event_table('folded');
 SELECT daybook.drop_event_table('folded');
 SELECT daybook.drop_event_table('qualified', force => true);
 SELECT daybook.drop_event_table(NULL);
--- rows that this transaction cannot see yet count as well
 CREATE TABLE heap_table (a int);
 SELECT daybook.drop_event_table('heap_table', force => true);
+\set VERBOSITY sqlstate
 SELECT daybook.drop_event_table('orders_pkey', force => true);
+\set VERBOSITY default
 CREATE VIEW placed AS SELECT * FROM orders WHERE type = 'OrderPlaced';
 SELECT daybook.drop_event_table('orders', force => true);
 DROP VIEW placed;
@@ -90,12 +89,14 @@ CREATE TABLE audit (id int PRIMARY KEY, note text) USING daybook;
 INSERT INTO audit VALUES (1, 'first');
 SELECT daybook.drop_event_table('audit');
 SELECT daybook.drop_event_table('audit', force => true);
-CREATE TABLE audit (id int, note text) PARTITION BY RANGE (id);
-CREATE TABLE audit_1 PARTITION OF audit FOR VALUES FROM (0) TO (10) USING daybook;
-INSERT INTO audit VALUES (1, 'first');
-SELECT daybook.drop_event_table('audit_1');
-SELECT daybook.drop_event_table('audit_1', force => true);
-DROP TABLE audit;
+CREATE TABLE parted (id int, note text) PARTITION BY RANGE (id);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10) USING daybook;
+INSERT INTO parted VALUES (1, 'first');
+SELECT daybook.drop_event_table('parted_1');
+SELECT daybook.drop_event_table('parted_1', force => true);
+DROP TABLE parted;
+CREATE TEMP TABLE scratch (a int) USING daybook;
+SELECT daybook.drop_event_table('scratch');
 
 -- another one of the same name is another table
 SELECT table_no AS old_table_no FROM daybook.event_table WHERE relation = 'orders'::regclass \gset
@@ -111,12 +112,14 @@ SELECT count(*) FROM daybook.event_table WHERE created_name = 'et.short_lived';
 
 -- privileges
 SET ROLE regress_daybook_other;
+\set VERBOSITY sqlstate
 SELECT daybook.create_event_table('et.not_mine');
-SELECT daybook.drop_event_table('et.orders');
-SELECT daybook.drop_event_table('et.orders', force => true);
+\set VERBOSITY default
 RESET ROLE;
 GRANT USAGE, CREATE ON SCHEMA et TO regress_daybook_other;
 SET ROLE regress_daybook_other;
+SELECT daybook.drop_event_table('orders');
+SELECT daybook.drop_event_table('orders', force => true);
 SELECT daybook.create_event_table('mine');
 SELECT tableowner FROM pg_tables WHERE tablename = 'mine';
 INSERT INTO mine (stream_id, type) VALUES ('m-1', 'T');
@@ -139,7 +142,7 @@ RESET ROLE;
 -- a superuser drops anyone's
 SELECT daybook.drop_event_table('mine', force => true);
 
--- an extension's script is not the place to make one
+
 SELECT daybook.drop_event_table('orders', force => true);
 SELECT daybook.drop_event_table('with_database');
 SELECT daybook.drop_event_table('"Mixed Case"."It''s a ""name"""');

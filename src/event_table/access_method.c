@@ -26,6 +26,7 @@ PG_FUNCTION_INFO_V1(daybook_access_method_handler);
 static TableAmRoutine routine;
 
 static void refuse_change(Relation rel, const char *command);
+static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
 static void accept_row(Relation rel, TupleTableSlot *slot);
 
@@ -104,17 +105,30 @@ daybook_multi_insert(Relation rel, TupleTableSlot **slots, int nslots,
 }
 
 /*
+ * The protected table that a command is making a new copy of; the copy is
+ * called pg_temp_ and the OID of the old one.
+ */
+static Oid
+table_copied_to(Relation rel)
+{
+	Oid			old;
+
+	if (sscanf(RelationGetRelationName(rel), "pg_temp_%u", &old) == 1 &&
+		TableIsProtected(old))
+		return old;
+	return InvalidOid;
+}
+
+/*
  * ALTER TABLE fills a rewritten table through tuple_insert; VACUUM FULL and
- * CLUSTER, which keep every row as it is, do not.  The new table is called
- * pg_temp_ and the OID of the old one.
+ * CLUSTER, which keep every row as it is, do not.
  */
 static void
 refuse_rewrite(Relation rel)
 {
-	Oid			old;
+	Oid			old = table_copied_to(rel);
 
-	if (sscanf(RelationGetRelationName(rel), "pg_temp_%u", &old) != 1 ||
-		!TableIsProtected(old))
+	if (!OidIsValid(old))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -202,9 +216,10 @@ daybook_relation_set_new_filelocator(Relation rel, const RelFileLocator *newrloc
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("append-only table \"%s\" cannot be unlogged",
+						OidIsValid(table_copied_to(rel)) ? get_rel_name(table_copied_to(rel)) :
 						RelationGetRelationName(rel)),
 				 errdetail("An unlogged table is emptied by a crash."),
-				 errhint("Create the table as LOGGED.")));
+				 errhint("Leave UNLOGGED out.")));
 	if (rel->rd_rel->relkind == RELKIND_MATVIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -42,6 +42,15 @@ typedef struct EventTable
 	Oid			event_id_index; /* unique (event_id, stream_id), partial */
 } EventTable;
 
+typedef enum EventKey
+{
+	EVENT_KEY_NONE,
+	EVENT_KEY_ID,
+	EVENT_KEY_STREAM,
+	EVENT_KEY_EVENT_ID
+} EventKey;
+
+extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
 

@@ -137,12 +137,33 @@ has_event_trigger(Relation rel)
 static void
 note_index(EventTable *entry, Oid index_oid)
 {
+	switch (EventKeyOfIndex(index_oid))
+	{
+		case EVENT_KEY_ID:
+			entry->id_index = index_oid;
+			break;
+		case EVENT_KEY_STREAM:
+			entry->stream_index = index_oid;
+			break;
+		case EVENT_KEY_EVENT_ID:
+			entry->event_id_index = index_oid;
+			break;
+		case EVENT_KEY_NONE:
+			break;
+	}
+}
+
+/* Which of an event table's keys an index of it serves. */
+EventKey
+EventKeyOfIndex(Oid index_oid)
+{
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index_oid));
 	Form_pg_index index;
+	EventKey	key = EVENT_KEY_NONE;
 	bool		partial;
 
 	if (!HeapTupleIsValid(tuple))
-		return;
+		return EVENT_KEY_NONE;
 	index = (Form_pg_index) GETSTRUCT(tuple);
 	partial = !heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
 	if (index->indisunique && index->indisvalid && index->indimmediate)
@@ -150,13 +171,14 @@ note_index(EventTable *entry, Oid index_oid)
 		int16	   *keys = index->indkey.values;
 
 		if (index->indnkeyatts == 1 && keys[0] == EVENT_ID && !partial)
-			entry->id_index = index_oid;
+			key = EVENT_KEY_ID;
 		else if (index->indnkeyatts == 2 && !partial &&
 				 keys[0] == EVENT_STREAM_ID && keys[1] == EVENT_VERSION)
-			entry->stream_index = index_oid;
+			key = EVENT_KEY_STREAM;
 		else if (index->indnkeyatts == 2 && partial &&
 				 keys[0] == EVENT_EVENT_ID && keys[1] == EVENT_STREAM_ID)
-			entry->event_id_index = index_oid;
+			key = EVENT_KEY_EVENT_ID;
 	}
 	ReleaseSysCache(tuple);
+	return key;
 }

@@ -63,8 +63,7 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("event table \"%s\" cannot be temporary", name),
-				 errdetail("Schema \"%s\" is for temporary tables.",
-						   get_namespace_name(namespace_id)),
+				 errdetail("Its events would be gone with the session."),
 				 errhint("Name a schema, as in daybook.create_event_table('public.%s').",
 						 quote_identifier(name))));
 	schema = get_namespace_name(namespace_id);

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.h
+ *	  What the guards of append-only tables share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_GUARD_H
+#define DAYBOOK_GUARD_H
+
+#include "utils/snapshot.h"
+
+/* Which columns of an event must have a value. */
+#define EventColumnIsRequired(attnum)	((attnum) <= EVENT_DATA)
+
+#define HINT_NOT_NULL	"Every event has a value there; only metadata and tags may be null."
+
+/* guard.c */
+extern bool EventTableIs(Oid relid);
+extern void RefuseDdl(Oid relid, const char *what, const char *hint) pg_attribute_noreturn();
+
+/* guard_alter.c */
+extern void GuardCreate(Oid class_id, Oid object_id, int sub_id);
+extern void GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id);
+extern void RefuseRowSecurity(Oid relid) pg_attribute_noreturn();
+extern void RefuseDetach(Oid relid) pg_attribute_noreturn();
+extern void *FetchCatalogRow(Oid catalog_id, Oid object_id, Snapshot snapshot);
+
+/* guard_utility.c */
+extern void GuardUtilityInit(void);
+
+#endif							/* DAYBOOK_GUARD_H */

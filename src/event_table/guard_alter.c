@@ -1,0 +1,329 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard_alter.c
+ *	  Refuses to create or alter what would unprotect events.
+ *
+ * What a row of a catalog said before the command is still to be seen by a
+ * catalog snapshot, since the command counter has not moved yet; what it says
+ * now, by SnapshotSelf.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_rewrite.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "event_table/guard.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#define HINT_APPEND		"Append events that correct earlier ones; what was recorded stays."
+#define HINT_VERSION	"Append events of a new schema_version; a view can show older ones in the new shape."
+#define HINT_TRIGGER	"The trigger " EVENT_TRIGGER_NAME " keeps the streams' versions; to load a dump, set daybook.restore."
+
+static void guard_add_column(Oid relid);
+static void guard_create_rule(Oid rule_id);
+static void guard_replace_trigger(Oid trigger_id);
+static void guard_alter_relation(Oid relid);
+static bool gave_rows_away(Form_pg_class copy);
+static void guard_alter_column(Oid relid, int attnum);
+static void guard_alter_trigger(Oid trigger_id);
+static void guard_alter_inheritance(Oid child, Oid parent);
+static bool fetch_attribute(Oid relid, int attnum, Snapshot snapshot,
+							FormData_pg_attribute *attribute);
+static void guard_extension_object(Oid class_id, Oid object_id, bool replaced);
+static bool is_moved(Oid class_id, Oid object_id);
+
+/* Something has been created, or replaced. */
+void
+GuardCreate(Oid class_id, Oid object_id, int sub_id)
+{
+	if (class_id == RelationRelationId && sub_id != 0)
+		guard_add_column(object_id);
+	else if (class_id == RewriteRelationId)
+		guard_create_rule(object_id);
+	else if (class_id == TriggerRelationId)
+		guard_replace_trigger(object_id);
+	else if (class_id == ProcedureRelationId)
+		guard_extension_object(class_id, object_id, true);
+}
+
+void
+GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id)
+{
+	if (class_id == RelationRelationId && sub_id == 0)
+		guard_alter_relation(object_id);
+	else if (class_id == RelationRelationId)
+		guard_alter_column(object_id, sub_id);
+	else if (class_id == TriggerRelationId)
+		guard_alter_trigger(object_id);
+	else if (class_id == InheritsRelationId)
+		guard_alter_inheritance(object_id, auxiliary_id);
+	else
+		guard_extension_object(class_id, object_id, false);
+}
+
+/* An event table has the columns of its type; an upgrade of ours may add some. */
+static void
+guard_add_column(Oid relid)
+{
+	if (!creating_extension && EventTableIs(relid))
+		RefuseDdl(relid, "add a column to", "Put it into data or metadata.");
+}
+
+static void
+guard_create_rule(Oid rule_id)
+{
+	Form_pg_rewrite rule = FetchCatalogRow(RewriteRelationId, rule_id, SnapshotSelf);
+
+	if (rule && TableIsProtected(rule->ev_class))
+		RefuseDdl(rule->ev_class, "create a rule on",
+				  "A rule could turn appends away. Use a trigger.");
+}
+
+/*
+ * CREATE OR REPLACE TRIGGER, with another function or another condition.  It
+ * does not keep ENABLE ALWAYS, by which it is told from a creation.
+ */
+static void
+guard_replace_trigger(Oid trigger_id)
+{
+	Oid			function = GetDaybookOids()->event_trigger_function;
+	Form_pg_trigger before = FetchCatalogRow(TriggerRelationId, trigger_id, NULL);
+	Form_pg_trigger after = FetchCatalogRow(TriggerRelationId, trigger_id, SnapshotSelf);
+
+	if (before && after && before->tgfoid == function &&
+		(after->tgfoid != function || after->tgenabled != before->tgenabled) &&
+		TableIsProtected(after->tgrelid))
+		RefuseDdl(after->tgrelid, "replace the version trigger of",
+				  "Give your trigger another name.");
+}
+
+/* Compares what pg_class says after the command with what it said before. */
+static void
+guard_alter_relation(Oid relid)
+{
+	const DaybookOids *oids = GetDaybookOids();
+	Form_pg_class before;
+	Form_pg_class after;
+
+	if (!OidIsValid(oids->access_method))
+		return;
+	before = FetchCatalogRow(RelationRelationId, relid, NULL);
+	after = FetchCatalogRow(RelationRelationId, relid, SnapshotSelf);
+	if (before == NULL || after == NULL ||
+		before->relam != oids->access_method || before->relkind != RELKIND_RELATION ||
+		before->relpersistence == RELPERSISTENCE_TEMP)
+		return;
+
+	if (after->relam != oids->access_method && !gave_rows_away(before))
+		RefuseDdl(relid, "change the access method of", HINT_APPEND);
+	if (after->relpersistence != RELPERSISTENCE_PERMANENT)
+		RefuseDdl(relid, "make unlogged", "An unlogged table is emptied by a crash.");
+	if (before->reloftype == oids->event_type && after->reloftype != oids->event_type)
+		RefuseDdl(relid, "take the type from", HINT_VERSION);
+	if ((after->relrowsecurity && !before->relrowsecurity) ||
+		(after->relforcerowsecurity && !before->relforcerowsecurity))
+		RefuseRowSecurity(relid);
+}
+
+/*
+ * A table that gets our access method is copied into a new table, called
+ * pg_temp_ and its OID, with which it then changes storage and access method.
+ */
+static bool
+gave_rows_away(Form_pg_class copy)
+{
+	Form_pg_class table;
+	Oid			relid;
+
+	if (sscanf(NameStr(copy->relname), "pg_temp_%u", &relid) != 1)
+		return false;
+	table = FetchCatalogRow(RelationRelationId, relid, SnapshotSelf);
+	return table && table->relam == copy->relam && table->relfilenode == copy->relfilenode;
+}
+
+void
+RefuseRowSecurity(Oid relid)
+{
+	RefuseDdl(relid, "enable row-level security on",
+			  "Grant access to a view with the conditions instead.");
+}
+
+static void
+guard_alter_column(Oid relid, int attnum)
+{
+	FormData_pg_attribute before;
+	FormData_pg_attribute after;
+
+	if (!TableIsProtected(relid) ||
+		!fetch_attribute(relid, attnum, NULL, &before) ||
+		!fetch_attribute(relid, attnum, SnapshotSelf, &after))
+		return;
+	if (before.atttypid != after.atttypid || before.atttypmod != after.atttypmod)
+		RefuseDdl(relid, "change the type of a column of", HINT_VERSION);
+	if (!EventTableIs(relid))
+		return;
+	if (before.attnotnull && !after.attnotnull && EventColumnIsRequired(attnum))
+		RefuseDdl(relid, "drop NOT NULL from a column of", HINT_NOT_NULL);
+	if (strcmp(NameStr(before.attname), NameStr(after.attname)) != 0 && !creating_extension)
+		RefuseDdl(relid, "rename a column of", "A view can give columns other names.");
+}
+
+static bool
+fetch_attribute(Oid relid, int attnum, Snapshot snapshot,
+				FormData_pg_attribute *attribute)
+{
+	Relation	catalog = table_open(AttributeRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData keys[2];
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_pg_attribute_attrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTEqualStrategyNumber,
+				F_INT2EQ, Int16GetDatum(attnum));
+	scan = systable_beginscan(catalog, AttributeRelidNumIndexId, true, snapshot, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		memcpy(attribute, GETSTRUCT(tuple), ATTRIBUTE_FIXED_PART_SIZE);
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/* The trigger must fire in every session: ENABLE ALWAYS and nothing else. */
+static void
+guard_alter_trigger(Oid trigger_id)
+{
+	Form_pg_trigger trigger = FetchCatalogRow(TriggerRelationId, trigger_id, SnapshotSelf);
+
+	if (trigger && trigger->tgfoid == GetDaybookOids()->event_trigger_function &&
+		trigger->tgenabled != TRIGGER_FIRES_ALWAYS &&
+		TableIsProtected(trigger->tgrelid))
+		RefuseDdl(trigger->tgrelid, "disable the version trigger of", HINT_TRIGGER);
+}
+
+/* A child's rows would show up as the parent's events; a partition must stay. */
+static void
+guard_alter_inheritance(Oid child, Oid parent)
+{
+	Relation	catalog;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		attached;
+
+	if (TableIsProtected(parent))
+		RefuseDdl(parent, "inherit from", "Rows of the child would pass for rows of the table.");
+	if (!TableIsProtected(child))
+		return;
+	catalog = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(child));
+	scan = systable_beginscan(catalog, InheritsRelidSeqnoIndexId, true,
+							  SnapshotSelf, 1, &key);
+	attached = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	if (!attached)
+		RefuseDetach(child);
+}
+
+void
+RefuseDetach(Oid relid)
+{
+	RefuseDdl(relid, "detach", "Its rows are part of the partitioned table's history.");
+}
+
+/*
+ * The guards know the schema, the type and the trigger's function by their
+ * names, and the functions are what keeps tables append-only.
+ */
+static void
+guard_extension_object(Oid class_id, Oid object_id, bool replaced)
+{
+	const DaybookOids *oids;
+	ObjectAddress address;
+
+	if (creating_extension ||
+		(class_id != ProcedureRelationId && class_id != TypeRelationId &&
+		 class_id != NamespaceRelationId && class_id != PublicationRelationId))
+		return;
+	oids = GetDaybookOids();
+	if (!OidIsValid(oids->extension) ||
+		getExtensionOfObject(class_id, object_id) != oids->extension ||
+		!(replaced || is_moved(class_id, object_id)))
+		return;
+	ObjectAddressSet(address, class_id, object_id);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s %s", replaced ? "replace" : "alter",
+					getObjectDescription(&address, false)),
+			 errdetail("Event tables rest on it."),
+			 errhint("ALTER EXTENSION daybook UPDATE replaces what the extension consists of.")));
+}
+
+/* Has it another name or schema now?  The publication must go on publishing, too. */
+static bool
+is_moved(Oid class_id, Oid object_id)
+{
+	void	   *before = FetchCatalogRow(class_id, object_id, NULL);
+	void	   *after = FetchCatalogRow(class_id, object_id, SnapshotSelf);
+
+	if (before == NULL || after == NULL)
+		return false;
+	if (class_id == NamespaceRelationId)
+		return namestrcmp(&((Form_pg_namespace) before)->nspname,
+						  NameStr(((Form_pg_namespace) after)->nspname)) != 0;
+	if (class_id == PublicationRelationId)
+		return !((Form_pg_publication) after)->pubinsert ||
+			namestrcmp(&((Form_pg_publication) before)->pubname,
+					   NameStr(((Form_pg_publication) after)->pubname)) != 0;
+	if (class_id == TypeRelationId)
+		return ((Form_pg_type) before)->typnamespace != ((Form_pg_type) after)->typnamespace ||
+			namestrcmp(&((Form_pg_type) before)->typname,
+					   NameStr(((Form_pg_type) after)->typname)) != 0;
+	return ((Form_pg_proc) before)->pronamespace != ((Form_pg_proc) after)->pronamespace ||
+		namestrcmp(&((Form_pg_proc) before)->proname,
+				   NameStr(((Form_pg_proc) after)->proname)) != 0;
+}
+
+/* A copy of a catalog's row; with NULL for snapshot, as it was before this command. */
+void *
+FetchCatalogRow(Oid catalog_id, Oid object_id, Snapshot snapshot)
+{
+	Relation	catalog = table_open(catalog_id, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	void	   *row;
+
+	ScanKeyInit(&key, get_object_attnum_oid(catalog_id), BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(object_id));
+	scan = systable_beginscan(catalog, get_object_oid_index(catalog_id), true,
+							  snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	row = HeapTupleIsValid(tuple) ? GETSTRUCT(heap_copytuple(tuple)) : NULL;
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return row;
+}
