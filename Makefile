@@ -41,3 +41,9 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS) Makefile
 	cat $(SQL_PARTS) > $@
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)
+
+# Compares daybook with plain tables on a private server; bench/README.md says
+# how to read what it prints.
+.PHONY: bench
+bench:
+	$(srcdir)/bench/run $(BENCH)
