@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "projection/projector_slots.h"
+#include "schema/event_check.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -78,6 +79,7 @@ _PG_init(void)
 
 	GuardInit();
 	AppendCallbacksInit();
+	EventCheckInit();
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	if (!process_shared_preload_libraries_in_progress)
