@@ -12,6 +12,7 @@ SQL_PARTS = \
 	src/daybook.sql \
 	src/event_table/event_table.sql \
 	src/append/append.sql \
+	src/schema/schema.sql \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql \

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "projection/projector_slots.h"
 #include "replay/row_function.h"
+#include "schema/event_check.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -79,6 +80,7 @@ _PG_init(void)
 
 	GuardInit();
 	AppendCallbacksInit();
+	EventCheckInit();
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	RowFunctionsInit();

@@ -23,6 +23,9 @@
 
 PG_FUNCTION_INFO_V1(daybook_access_method_handler);
 
+EventRowHook event_row_hook = NULL;
+bool		event_row_check_running = false;
+
 static TableAmRoutine routine;
 
 static void refuse_change(Relation rel, const char *command);
@@ -142,8 +145,11 @@ accept_row(Relation rel, TupleTableSlot *slot)
 {
 	if (unlikely(RelationGetRelationName(rel)[0] == 'p'))
 		refuse_rewrite(rel);
-	if (rel->rd_rel->reloftype != InvalidOid)
-		EventTicketRedeem(rel, slot);
+	if (rel->rd_rel->reloftype == InvalidOid)
+		return;
+	EventTicketRedeem(rel, slot);
+	if (event_row_hook)
+		event_row_hook(rel, slot);
 }
 
 /*

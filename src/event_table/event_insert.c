@@ -127,6 +127,12 @@ check_trigger_call(FunctionCallInfo fcinfo)
 				 errmsg("cannot append to event table \"%s\": daybook is not loaded by the server",
 						RelationGetRelationName(trigger->tg_relation)),
 				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
+	if (event_row_check_running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot append to event table \"%s\" while another event is being checked",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("The check function of an event type may look at the event and nothing else.")));
 	return trigger->tg_relation;
 }
 
@@ -289,7 +295,7 @@ static void
 end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
 					  SubTransactionId parent, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
+	if (event == SUBXACT_EVENT_ABORT_SUB && !event_row_check_running)
 	{
 		EventTicketsVoid(subid);
 		StreamTailsForget();

@@ -101,6 +101,16 @@ extern void AppendCallbacksInit(void);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
 											  int64 actual);
 
+/* access_method.c: called with each row of a typed table that is stored */
+typedef void (*EventRowHook) (Relation rel, TupleTableSlot *slot);
+extern EventRowHook event_row_hook;
+
+/*
+ * Set while the hook runs code of users, whose subtransactions are then known
+ * to have appended nothing.
+ */
+extern bool event_row_check_running;
+
 /* session_metadata.c */
 extern bool CheckSessionMetadata(char **newval, void **extra, GucSource source);
 extern void AssignSessionMetadata(const char *newval, void *extra);

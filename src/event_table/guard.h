@@ -8,6 +8,7 @@
 #ifndef DAYBOOK_GUARD_H
 #define DAYBOOK_GUARD_H
 
+#include "compat.h"
 #include "utils/snapshot.h"
 
 /* Which columns of an event must have a value. */
@@ -17,13 +18,13 @@
 
 /* guard.c */
 extern bool EventTableIs(Oid relid);
-extern void RefuseDdl(Oid relid, const char *what, const char *hint) pg_attribute_noreturn();
+pg_noreturn extern void RefuseDdl(Oid relid, const char *what, const char *hint);
 
 /* guard_alter.c */
 extern void GuardCreate(Oid class_id, Oid object_id, int sub_id);
 extern void GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id);
-extern void RefuseRowSecurity(Oid relid) pg_attribute_noreturn();
-extern void RefuseDetach(Oid relid) pg_attribute_noreturn();
+pg_noreturn extern void RefuseRowSecurity(Oid relid);
+pg_noreturn extern void RefuseDetach(Oid relid);
 extern void *FetchCatalogRow(Oid catalog_id, Oid object_id, Snapshot snapshot);
 
 /* guard_utility.c */

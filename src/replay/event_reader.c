@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "replay/event_reader.h"
 #include "replay/event_source.h"
+#include "schema/upcast.h"
 #include "sequencer/log_scan.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -58,6 +59,7 @@ typedef struct SourceTable
 	TupleTableSlot *slot;
 	Sweep		sweep;
 	int64		last_id;		/* met in the log last */
+	Upcasting  *upcasting;		/* NULL: the table has no upcasters */
 } SourceTable;
 
 /* An entry of the present chunk. */
@@ -103,6 +105,7 @@ struct EventReader
 	int			entry_count;
 	int			next_entry;
 	bool		fetched;		/* the chunk's events are in its entries */
+	int			upcast_count;	/* entries whose events have been upcast */
 	LogEvent	event;
 };
 
@@ -123,9 +126,13 @@ static void begin_sweep(EventReader *reader, SourceTable *source);
 static bool sweep_to(SourceTable *source, int64 id);
 static bool next_index_tuple(Sweep *sweep);
 static void search_index(Sweep *sweep, int64 id);
-static bool passes_filter(EventReader *reader, TupleTableSlot *slot);
+static bool passes_filter(EventReader *reader, SourceTable *source);
 static bool text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber column,
 						bool category);
+static bool may_become_wanted(EventReader *reader, SourceTable *source);
+static bool type_is_wanted(const text *type, void *types);
+static void upcast_events(EventReader *reader);
+static HeapTuple upcast_event(EventReader *reader, SourceTable *source, HeapTuple tuple);
 
 EventReader *
 EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
@@ -219,6 +226,8 @@ EventReaderEnd(EventReader *reader)
 		if (source->sweep.scan)
 			index_endscan(source->sweep.scan);
 		ExecDropSingleTupleTableSlot(source->slot);
+		if (source->upcasting)
+			UpcastingEnd(source->upcasting);
 		index_close(source->index, NoLock);
 		table_close(source->table, NoLock);
 	}
@@ -305,7 +314,7 @@ static bool
 read_chunk(EventReader *reader)
 {
 	int			wanted = 0;
-	bool		in_order = true;
+	bool		one_by_one = true;
 
 	CHECK_FOR_INTERRUPTS();
 	if (reader->at_end || (reader->limit > 0 && reader->position >= reader->limit))
@@ -314,6 +323,7 @@ read_chunk(EventReader *reader)
 	reader->chunk_size = choose_chunk_size(reader);
 	reader->entry_count = 0;
 	reader->next_entry = 0;
+	reader->upcast_count = 0;
 	while (reader->entry_count < reader->chunk_size)
 	{
 		ChunkEntry *entry = &reader->entries[reader->entry_count];
@@ -327,13 +337,13 @@ read_chunk(EventReader *reader)
 		entry->source = find_source(reader, entry->log.table_no);
 		if (!entry->source->wanted)
 			continue;
-		if (entry->log.id < entry->source->last_id)
-			in_order = false;
+		if (entry->log.id < entry->source->last_id || entry->source->upcasting)
+			one_by_one = false;
 		entry->source->last_id = entry->log.id;
 		reader->by_id[wanted++] = entry;
 	}
-	reader->fetched = !in_order;
-	if (!in_order)
+	reader->fetched = !one_by_one;
+	if (!one_by_one)
 		fetch_chunk(reader, wanted);
 	return reader->entry_count > 0;
 }
@@ -401,6 +411,7 @@ open_source(EventReader *reader, SourceTable *source)
 			CheckEventTableReadable(source->relid);
 		source->index = index_open(index, AccessShareLock);
 		source->slot = table_slot_create(source->table, NULL);
+		source->upcasting = UpcastingBegin(source->table);
 	}
 	return source->table != NULL;
 }
@@ -411,6 +422,8 @@ take_event(EventReader *reader, ChunkEntry *entry)
 {
 	bool		should_free;
 
+	if (reader->fetched && reader->next_entry > reader->upcast_count)
+		upcast_events(reader);
 	if (!entry->source->wanted ||
 		!(reader->fetched ? entry->tuple != NULL : fetch_event(reader, entry)))
 		return false;
@@ -472,7 +485,7 @@ fetch_event(EventReader *reader, ChunkEntry *entry)
 				 errdetail("The log names id " INT64_FORMAT " of event table \"%s\".",
 						   entry->log.id, RelationGetRelationName(source->table)),
 				 errhint("The table was altered behind daybook's back, or restored without its newest events.")));
-	return passes_filter(reader, source->slot);
+	return passes_filter(reader, source);
 }
 
 static void
@@ -532,10 +545,13 @@ search_index(Sweep *sweep, int64 id)
 }
 
 static bool
-passes_filter(EventReader *reader, TupleTableSlot *slot)
+passes_filter(EventReader *reader, SourceTable *source)
 {
-	return text_in_set(&reader->types, slot, EVENT_TYPE, false) &&
-		text_in_set(&reader->categories, slot, EVENT_STREAM_ID, true);
+	if (!text_in_set(&reader->categories, source->slot, EVENT_STREAM_ID, true))
+		return false;
+	if (source->upcasting && !reader->types.everything)
+		return may_become_wanted(reader, source);
+	return text_in_set(&reader->types, source->slot, EVENT_TYPE, false);
 }
 
 /* Is a column's text, or the category it begins with, in the set? */
@@ -566,4 +582,72 @@ text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber column, bool 
 	if ((Pointer) string != DatumGetPointer(value))
 		pfree(string);
 	return found;
+}
+
+/* Can the event in the source's slot be of a wanted type once it is upcast? */
+static bool
+may_become_wanted(EventReader *reader, SourceTable *source)
+{
+	slot_getsomeattrs(source->slot, EVENT_TYPE);
+	return UpcastMayReach(source->upcasting,
+						  DatumGetTextPP(source->slot->tts_values[EVENT_TYPE - 1]),
+						  DatumGetInt32(source->slot->tts_values[EVENT_SCHEMA_VERSION - 1]),
+						  type_is_wanted, &reader->types);
+}
+
+static bool
+type_is_wanted(const text *type, void *types)
+{
+	return set_contains(types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type));
+}
+
+/*
+ * Upcasts the next events of a fetched chunk: as many as the caller wants, so
+ * that an event that cannot be upcast does not keep those before it back, and
+ * together, since the functions run as another role, and becoming one costs
+ * more than most of them.
+ */
+static void
+upcast_events(EventReader *reader)
+{
+	Upcasting  *last = NULL;
+	int64		wanted = reader->expected > 0 ? reader->expected : PG_INT64_MAX;
+
+	MemoryContextSwitchTo(reader->chunk_context);
+	while (reader->upcast_count < reader->entry_count && wanted > 0)
+	{
+		ChunkEntry *entry = &reader->entries[reader->upcast_count++];
+		SourceTable *source = entry->source;
+
+		if (!source->wanted || entry->tuple == NULL)
+			continue;
+		if (source->upcasting &&
+			UpcastTupleApplies(source->upcasting, entry->tuple, RelationGetDescr(source->table)))
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (last && last != source->upcasting)
+				UpcastRest(last);
+			last = source->upcasting;
+			entry->tuple = upcast_event(reader, source, entry->tuple);
+		}
+		wanted -= entry->tuple != NULL;
+	}
+	if (last)
+		UpcastRest(last);
+	MemoryContextSwitchTo(reader->context);
+}
+
+/* NULL if the event is dropped, or is not of a wanted type after all. */
+static HeapTuple
+upcast_event(EventReader *reader, SourceTable *source, HeapTuple tuple)
+{
+	TupleDesc	desc = RelationGetDescr(source->table);
+	HeapTuple	result = UpcastTuple(source->upcasting, tuple, desc);
+	bool		is_null;
+
+	if (result == NULL || reader->types.everything ||
+		type_is_wanted(DatumGetTextPP(heap_getattr(result, EVENT_TYPE, desc, &is_null)),
+					   &reader->types))
+		return result;
+	return NULL;
 }

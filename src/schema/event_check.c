@@ -1,0 +1,303 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_check.c
+ *	  Whether an event is as its registered type says.
+ *
+ * Events are checked as the access method is about to store them, when no
+ * other trigger can change them any more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "schema/event_check.h"
+#include "schema/payload_check.h"
+#include "user_function.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/* A registered type made ready to check events. */
+typedef struct EventCheck
+{
+	PayloadCheck *payload;		/* NULL: none */
+	bool		has_function;
+	bool		takes_event;	/* the function wants the event, not the payload */
+	FmgrInfo	function;
+	const char *search_path;	/* NULL: no code of users runs */
+} EventCheck;
+
+static void check_new_event(Relation rel, TupleTableSlot *slot);
+static void warn_of_misfit(EventSchema *schema, EventType *type, Relation rel,
+						   TupleTableSlot *slot);
+static void report_misfit(int level, Relation rel, const EventType *type, const char *misfit);
+static EventCheck *prepare_check(EventSchema *schema, EventType *type);
+static void prepare_function(EventSchema *schema, EventType *type, EventCheck *check);
+static void run_check(EventCheck *check, EventType *type, Relation event_table,
+					  Datum *values, bool *nulls);
+static void call_check_function(EventCheck *check, EventType *type, Datum *values,
+								bool *nulls);
+static Datum event_datum(Datum *values, bool *nulls);
+static bool is_misfit(int sqlstate);
+static char *describe_misfit(const EventCheck *check, const ErrorData *error);
+
+void
+EventCheckInit(void)
+{
+	event_row_hook = check_new_event;
+}
+
+/* Called by the access method for each row of a typed table. */
+static void
+check_new_event(Relation rel, TupleTableSlot *slot)
+{
+	EventSchema *schema = PinEventSchema(rel);
+	EventType  *type;
+
+	if (schema == NULL)
+		return;
+	slot_getallattrs(slot);
+	type = EventTypeOf(schema, DatumGetTextPP(slot->tts_values[EVENT_TYPE - 1]),
+					   DatumGetInt32(slot->tts_values[EVENT_SCHEMA_VERSION - 1]));
+
+	/* what is restored from a dump was right when it was recorded */
+	if (type != NULL && type->mode != CHECK_OFF && !daybook_restore &&
+		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
+		LookUpEventTable(rel)->has_trigger)
+	{
+		if (type->mode == CHECK_WARN)
+			warn_of_misfit(schema, type, rel, slot);
+		else
+		{
+			char	   *misfit = EventMisfit(schema, type, rel, slot->tts_values,
+											 slot->tts_isnull);
+
+			if (misfit)
+				report_misfit(ERROR, rel, type, misfit);
+		}
+	}
+	UnpinEventSchema(schema);
+}
+
+/* The event is stored all the same, so a failure must leave nothing behind. */
+static void
+warn_of_misfit(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *slot)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool		was_running = event_row_check_running;
+	char	   *misfit;
+
+	event_row_check_running = true;
+	PG_TRY();
+	{
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
+		misfit = EventMisfit(schema, type, rel, slot->tts_values, slot->tts_isnull);
+		if (misfit)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			ReleaseCurrentSubTransaction();
+	}
+	PG_FINALLY();
+	{
+		event_row_check_running = was_running;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (misfit)
+		report_misfit(WARNING, rel, type, misfit);
+}
+
+static void
+report_misfit(int level, Relation rel, const EventType *type, const char *misfit)
+{
+	ereport(level,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("event of type \"%s\", schema version %d, does not fit in event table \"%s\"",
+					text_to_cstring(type->type), type->schema_version,
+					RelationGetRelationName(rel)),
+			 errdetail("%s", misfit),
+			 errhint("daybook.event_type shows how the type is registered."),
+			 errtable(rel)));
+}
+
+EventType *
+EventTypeOf(EventSchema *schema, const text *type, int32 version)
+{
+	int			i = FindEventType(schema, type, version);
+
+	if (i < schema->type_count && schema->types[i].schema_version == version &&
+		CompareTypes(schema->types[i].type, type) == 0)
+		return &schema->types[i];
+	return NULL;
+}
+
+char *
+EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
+			Datum *values, bool *nulls)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		was_running = event_row_check_running;
+	EventCheck *check;
+	char	   *misfit = NULL;
+
+	if (type->check == NULL)
+		type->check = prepare_check(schema, type);
+	check = type->check;
+	PG_TRY();
+	{
+		run_check(check, type, event_table, values, nulls);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		event_row_check_running = was_running;
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!is_misfit(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		misfit = describe_misfit(check, error);
+	}
+	PG_END_TRY();
+	return misfit;
+}
+
+static EventCheck *
+prepare_check(EventSchema *schema, EventType *type)
+{
+	MemoryContext caller = MemoryContextSwitchTo(schema->context);
+	EventCheck *check = palloc0(sizeof(EventCheck));
+
+	if (OidIsValid(type->payload_type))
+	{
+		if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type->payload_type)))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("payload type of event type \"%s\", schema version %d, does not exist",
+							text_to_cstring(type->type), type->schema_version),
+					 errdetail("The type had OID %u.", type->payload_type),
+					 errhint("Register the event type again with daybook.register_event_type().")));
+		check->payload = MakePayloadCheck(type->payload_type, schema);
+		if (PayloadCheckRunsUserCode(check->payload))
+			check->search_path = "pg_catalog, pg_temp";
+	}
+	if (type->check_function)
+		prepare_function(schema, type, check);
+	MemoryContextSwitchTo(caller);
+	return check;
+}
+
+static void
+prepare_function(EventSchema *schema, EventType *type, EventCheck *check)
+{
+	Oid			function = FunctionByText(type->check_function);
+	Oid		   *arguments;
+	int			count;
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("check function %s does not exist", type->check_function),
+				 errdetail("It checks events of type \"%s\", schema version %d.",
+						   text_to_cstring(type->type), type->schema_version),
+				 errhint("Create the function again, or register the event type without it.")));
+	(void) get_func_signature(function, &arguments, &count);
+	check->takes_event = arguments[0] == GetDaybookOids()->event_type;
+	check->has_function = true;
+	check->search_path = FunctionSearchPath(function);
+	fmgr_info(function, &check->function);
+	EventSchemaDependsOn(schema, PROCOID, function);
+}
+
+/* As the owner of the event table, if code of users is to run. */
+static void
+run_check(EventCheck *check, EventType *type, Relation event_table,
+		  Datum *values, bool *nulls)
+{
+	Jsonb	   *payload = DatumGetJsonbP(values[EVENT_DATA - 1]);
+	bool		was_running = event_row_check_running;
+	RunAs		caller;
+
+	if (check->search_path)
+	{
+		RunAsRole(&caller, event_table->rd_rel->relowner, check->search_path);
+		event_row_check_running = true;
+	}
+	if (check->payload)
+		RunPayloadCheck(check->payload, payload);
+	if (check->has_function)
+		call_check_function(check, type, values, nulls);
+	if (check->search_path)
+	{
+		event_row_check_running = was_running;
+		RunAsEnd(&caller);
+	}
+}
+
+/* Null is as good as true, as in a CHECK constraint. */
+static void
+call_check_function(EventCheck *check, EventType *type, Datum *values, bool *nulls)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		result;
+
+	CheckMayExecute(check->function.fn_oid, GetUserId());
+	InitFunctionCallInfoData(*fcinfo, &check->function, 1, DEFAULT_COLLATION_OID, NULL, NULL);
+	fcinfo->args[0].value = check->takes_event ? event_datum(values, nulls) :
+		values[EVENT_DATA - 1];
+	fcinfo->args[0].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	if (!fcinfo->isnull && !DatumGetBool(result))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("check function %s says no", type->check_function)));
+}
+
+static Datum
+event_datum(Datum *values, bool *nulls)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
+	Datum		datum = heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
+
+	ReleaseTupleDesc(desc);
+	return datum;
+}
+
+/* Errors that data can cause, and those that a check function raises by itself. */
+static bool
+is_misfit(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == ERRCODE_DATA_EXCEPTION ||
+		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		category == ERRCODE_PLPGSQL_ERROR ||
+		sqlstate == ERRCODE_DATATYPE_MISMATCH;
+}
+
+static char *
+describe_misfit(const EventCheck *check, const ErrorData *error)
+{
+	char	   *field = check->payload ? PayloadCheckField(check->payload) : NULL;
+
+	if (field)
+		return psprintf("Field \"%s\": %s.", field, error->message);
+	return psprintf("%c%s.", pg_toupper((unsigned char) error->message[0]),
+					error->message + 1);
+}

@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * user_function.c
+ *	  Functions that users hand to daybook: how they are named in its tables,
+ *	  and as whom they are run.
+ *
+ * They are kept as text, which a dump restores and pg_upgrade leaves alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "user_function.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+static void run_as(RunAs *saved, Oid role, int sec_context, const char *search_path);
+static bool anyone_may_create_in(Oid schema);
+
+void
+RunAsRole(RunAs *saved, Oid role, const char *search_path)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role with OID %u does not exist", role),
+				 errdetail("Its functions cannot be run any more."),
+				 errhint("Drop what the role created with daybook, and create it as another role.")));
+	run_as(saved, role, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+		   search_path);
+}
+
+void
+RunAsSuperuser(RunAs *saved)
+{
+	run_as(saved, BOOTSTRAP_SUPERUSERID, SECURITY_LOCAL_USERID_CHANGE,
+		   "pg_catalog, pg_temp");
+}
+
+static void
+run_as(RunAs *saved, Oid role, int sec_context, const char *search_path)
+{
+	GetUserIdAndSecContext(&saved->user, &saved->sec_context);
+	saved->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	SetUserIdAndSecContext(role, saved->sec_context | sec_context);
+}
+
+/* After an error the end of the transaction does the same. */
+void
+RunAsEnd(const RunAs *saved)
+{
+	AtEOXact_GUC(false, saved->guc_level);
+	SetUserIdAndSecContext(saved->user, saved->sec_context);
+}
+
+/*
+ * What a function names without a schema is looked for beside it, unless just
+ * anyone could put something there.  The caller's own path has no say.
+ */
+char *
+FunctionSearchPath(Oid function)
+{
+	Oid			schema = get_func_namespace(function);
+
+	if (schema == PG_CATALOG_NAMESPACE || anyone_may_create_in(schema))
+		return pstrdup("pg_catalog, pg_temp");
+	return psprintf("pg_catalog, %s, pg_temp",
+					quote_identifier(get_namespace_name(schema)));
+}
+
+/* Is CREATE on the schema granted to PUBLIC? */
+static bool
+anyone_may_create_in(Oid schema)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
+	bool		result = false;
+	bool		is_null;
+	Datum		acl;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", schema);
+	acl = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &is_null);
+	if (!is_null)
+		result = aclmask(DatumGetAclP(acl), ACL_ID_PUBLIC,
+						 ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner,
+						 ACL_CREATE, ACLMASK_ANY) != 0;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+char *
+FunctionText(Oid function)
+{
+	return format_procedure_qualified(function);
+}
+
+Oid
+FunctionByText(const char *text)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		result;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = CStringGetTextDatum(text);
+	fcinfo->args[0].isnull = false;
+	result = to_regprocedure(fcinfo);
+	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
+}
+
+void
+CheckMayExecute(Oid function, Oid role)
+{
+	AclResult	result;
+
+#if PG_VERSION_NUM >= 160000
+	result = object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE);
+#else
+	result = pg_proc_aclcheck(function, role, ACL_EXECUTE);
+#endif
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
+}

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * user_function.h
+ *	  Functions that users hand to daybook: how they are named in its tables,
+ *	  and as whom they are run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DAYBOOK_USER_FUNCTION_H
+#define DAYBOOK_USER_FUNCTION_H
+
+/* What to go back to after work as somebody else. */
+typedef struct RunAs
+{
+	Oid			user;
+	int			sec_context;
+	int			guc_level;
+} RunAs;
+
+/* As another role, with no way to the rights of the present one. */
+extern void RunAsRole(RunAs *saved, Oid role, const char *search_path);
+
+/* As the superuser, for work on the extension's own objects. */
+extern void RunAsSuperuser(RunAs *saved);
+extern void RunAsEnd(const RunAs *saved);
+
+/* The search path that a function is run with. */
+extern char *FunctionSearchPath(Oid function);
+
+/* A function's name and argument types, as they can be stored. */
+extern char *FunctionText(Oid function);
+
+/* InvalidOid if there is no such function. */
+extern Oid	FunctionByText(const char *text);
+
+extern void CheckMayExecute(Oid function, Oid role);
+
+#endif							/* DAYBOOK_USER_FUNCTION_H */
