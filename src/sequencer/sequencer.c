@@ -16,18 +16,14 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_extension.h"
-#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "daybook.h"
-#include "event_table/event_table.h"
-#include "event_table/registry.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -38,14 +34,9 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "worker/worker_state.h"
 
 /* Tries for a slot: how long each waits for a transaction, and pauses between, in milliseconds. */
@@ -76,6 +67,7 @@
 
 typedef struct Sequencer
 {
+	Oid			extension;
 	bool		started;		/* marks read, scan set up */
 	bool		following;		/* there is a slot */
 	bool		catching_up;	/* and still the need to scan */
@@ -107,30 +99,14 @@ typedef struct Sequencer
 	double		rate;			/* events per second, smoothed */
 } Sequencer;
 
-/* The event tables, as far as they can be sequenced. */
-typedef struct TableList
-{
-	bool		valid;
-	MemoryContext context;
-	List	   *tables;			/* SequencedTable */
-	bool		complete;		/* none of the registered is still being restored */
-} TableList;
-
 static Sequencer seq;
-static TableList table_list;
 static DatabaseState *db;
 
 /* What lives as long as the marks that a scan began from. */
 static MemoryContext scan_context;
 
 static bool begin_round(void);
-static Oid	lock_extension(void);
-static void refresh_tables(void);
-static void read_tables(void);
-static void forget_tables(Datum arg, Oid relid);
-static bool is_ready(RegisteredTable *registered, SequencedTable *table);
-static bool in_publication(Oid relid);
-static void add_to_publication(Oid relid);
+static bool lock_extension(void);
 static bool read_marks(void);
 static void flush_as_asked(void);
 static void try_to_follow(void);
@@ -152,12 +128,10 @@ SequencerStart(void)
 	memset(&seq, 0, sizeof(seq));
 	seq.try_timeout = FIRST_SLOT_TIMEOUT;
 	seq.try_pause = FIRST_SLOT_PAUSE;
-	table_list.context = AllocSetContextCreate(TopMemoryContext, "daybook event tables",
-											   ALLOCSET_SMALL_SIZES);
 	scan_context = AllocSetContextCreate(TopMemoryContext, "daybook scan",
 										 ALLOCSET_DEFAULT_SIZES);
 	GapsInit(scan_context);
-	CacheRegisterRelcacheCallback(forget_tables, (Datum) 0);
+	TablesInit();
 
 	/* what a reader has seen in the log must outlive a crash */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
@@ -218,145 +192,45 @@ SequencerRound(long *wait)
 static bool
 begin_round(void)
 {
+	TablesChange change;
+
 	StartTransactionCommand();
-	if (!OidIsValid(lock_extension()))
+	if (!lock_extension())
 	{
 		CommitTransactionCommand();
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!table_list.valid)
-		refresh_tables();
-	else if (!seq.started)
+
+	/*
+	 * Events of a table that was out of reach, or not in the publication, may
+	 * have been passed over: they are looked for from the marks, in the
+	 * second case with a snapshot to which the publication is right.
+	 */
+	change = TablesRefresh(!seq.following || seq.catching_up);
+	if (change != TABLES_AS_BEFORE)
+		seq.started = false;
+	if (!seq.started && change != TABLES_REPAIRED)
 		seq.started = read_marks();
 	return true;
 }
 
-/* DROP EXTENSION waits for this lock until the round is over. */
-static Oid
+/*
+ * DROP EXTENSION waits for this lock until the round is over.  False if that
+ * came first; an extension that was made since is for another worker, since
+ * this one remembers the log of the old.
+ */
+static bool
 lock_extension(void)
 {
 	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
 
-	if (!OidIsValid(extension))
-		return InvalidOid;
+	if (!OidIsValid(seq.extension))
+		seq.extension = extension;
+	if (!OidIsValid(extension) || extension != seq.extension)
+		return false;
 	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension ? extension : InvalidOid;
-}
-
-/*
- * Reads the registry again.  When a table that stood in the way has been
- * restored, or was missing from the publication, events may have come that
- * were neither scanned nor decoded: the next round begins from the marks.
- */
-static void
-refresh_tables(void)
-{
-	bool		was_complete = table_list.complete;
-	ListCell   *lc;
-	bool		added = false;
-
-	read_tables();
-	foreach(lc, table_list.tables)
-	{
-		SequencedTable *table = lfirst(lc);
-
-		if (!in_publication(table->relid))
-		{
-			add_to_publication(table->relid);
-			added = true;
-		}
-	}
-	if (added || (seq.started && table_list.complete && !was_complete))
-	{
-		seq.started = false;
-		table_list.valid = true;
-	}
-	else if (!seq.started)
-		seq.started = read_marks();
-}
-
-static void
-read_tables(void)
-{
-	List	   *registered;
-	ListCell   *lc;
-
-	/* set first: reading catalogs may invalidate it again */
-	table_list.valid = true;
-	table_list.complete = true;
-	MemoryContextReset(table_list.context);
-	table_list.tables = NIL;
-	registered = RegisteredEventTables();
-	foreach(lc, registered)
-	{
-		SequencedTable table = {0};
-		SequencedTable *copy;
-		MemoryContext old;
-
-		if (!is_ready(lfirst(lc), &table))
-			table_list.complete = false;
-		if (!OidIsValid(table.id_index))
-			continue;
-		old = MemoryContextSwitchTo(table_list.context);
-		copy = palloc(sizeof(SequencedTable));
-		*copy = table;
-		table_list.tables = lappend(table_list.tables, copy);
-		MemoryContextSwitchTo(old);
-	}
-}
-
-static void
-forget_tables(Datum arg, Oid relid)
-{
-	table_list.valid = false;
-}
-
-/*
- * A dump restores a table's keys and triggers after its rows, so a table that
- * has them is there as a whole.  One that has been dropped since the registry
- * was read stands in nobody's way, and has no index.
- */
-static bool
-is_ready(RegisteredTable *registered, SequencedTable *table)
-{
-	Relation	rel = try_relation_open(registered->relid, AccessShareLock);
-	const EventTable *known;
-	bool		ready;
-
-	if (rel == NULL)
-		return true;
-	known = LookUpEventTable(rel);
-	ready = known->is_event_table && known->has_trigger && OidIsValid(known->id_index);
-	if (ready)
-	{
-		table->table_no = registered->table_no;
-		table->relid = registered->relid;
-		table->id_index = known->id_index;
-	}
-	/* locked to the end of the round, so that it is not dropped in its midst */
-	relation_close(rel, NoLock);
-	return ready;
-}
-
-static bool
-in_publication(Oid relid)
-{
-	return SearchSysCacheExists2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
-								 ObjectIdGetDatum(get_publication_oid(DAYBOOK_PUBLICATION, false)));
-}
-
-/* As when a dump was restored without its publications. */
-static void
-add_to_publication(Oid relid)
-{
-	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-												  get_rel_name(relid));
-
-	SPI_connect();
-	SPI_execute(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)", name),
-				false, 0);
-	SPI_finish();
+	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
 }
 
 /*
@@ -432,7 +306,12 @@ try_to_follow(void)
 		set_hint("daybook.decoding is off");
 		return;
 	}
-	if (!table_list.complete || seq.round_started < seq.next_try)
+	if (!TablesComplete())
+	{
+		set_hint(TablesHint());
+		return;
+	}
+	if (seq.round_started < seq.next_try)
 		return;
 
 	seq.following = DecodeStart(seq.try_timeout, &reason);
@@ -460,7 +339,7 @@ scan_round(Snapshot snapshot, int *events)
 {
 	bool		complete;
 
-	*events = ScanPass(snapshot, table_list.tables, &complete);
+	*events = ScanPass(snapshot, TablesList(), &complete);
 	seq.max_id = Max(seq.max_id, ScanHighest());
 	if (!seq.following || !seq.catching_up)
 		return complete;
@@ -531,13 +410,8 @@ publish_event(Oid relid, int64 id, void *arg)
 
 	if (relid != publication->relid)
 	{
-		ListCell   *lc;
-
 		publication->relid = relid;
-		publication->table_no = 0;
-		foreach(lc, table_list.tables)
-			if (((SequencedTable *) lfirst(lc))->relid == relid)
-				publication->table_no = ((SequencedTable *) lfirst(lc))->table_no;
+		publication->table_no = TableNumber(relid);
 	}
 	if (publication->table_no == 0 || (id <= ScanHighest() && !GapsTake(id)))
 		return;
@@ -566,7 +440,7 @@ merge_if_due(bool idle)
 static void
 advance_marks(bool idle)
 {
-	if (!table_list.complete)
+	if (!TablesComplete())
 		return;
 	if (seq.next_low_water == 0)
 	{

@@ -49,14 +49,28 @@ extern void GapsProbe(Snapshot snapshot, GapProbe probe, void *arg);
 extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);
 extern int	DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids);
 
-/* sequencer_scan.c: events found by their ids */
+/* sequencer_tables.c: the event tables, as far as they can be sequenced */
 typedef struct SequencedTable
 {
 	int32		table_no;
 	Oid			relid;
-	Oid			id_index;
 } SequencedTable;
 
+typedef enum TablesChange
+{
+	TABLES_AS_BEFORE,
+	TABLES_GAINED,				/* one that had been left out is there */
+	TABLES_REPAIRED				/* one will be decoded from the next round on */
+} TablesChange;
+
+extern void TablesInit(void);
+extern TablesChange TablesRefresh(bool scanning);
+extern List *TablesList(void);
+extern bool TablesComplete(void);
+extern const char *TablesHint(void);
+extern int32 TableNumber(Oid relid);
+
+/* sequencer_scan.c: events found by their ids */
 extern int64 ScanStart(int64 low_water, int64 log_position, MemoryContext context);
 extern int	ScanPass(Snapshot snapshot, List *tables, bool *complete);
 extern int64 ScanHighest(void);

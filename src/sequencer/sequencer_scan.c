@@ -209,7 +209,7 @@ scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
 
 	if (rel == NULL)
 		return reached;
-	index = index_open(table->id_index, AccessShareLock);
+	index = index_open(LookUpEventTable(rel)->id_index, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
 	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));

@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "worker/launcher.h"
@@ -57,15 +58,14 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 
 	if (OidIsValid(database) && HoldDatabase(database))
 	{
-		PG_TRY();
+		/* also when the session is ended meanwhile */
+		PG_ENSURE_ERROR_CLEANUP(ReleaseDatabase, ObjectIdGetDatum(database));
 		{
+			EndDatabaseProcesses(database);
 			next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 		}
-		PG_FINALLY();
-		{
-			ReleaseDatabase(database);
-		}
-		PG_END_TRY();
+		PG_END_ENSURE_ERROR_CLEANUP(ReleaseDatabase, ObjectIdGetDatum(database));
+		ReleaseDatabase(0, ObjectIdGetDatum(database));
 	}
 	else
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);

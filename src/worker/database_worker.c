@@ -19,7 +19,6 @@
 #include "sequencer/sequencer.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 #include "worker/launcher.h"
@@ -35,7 +34,7 @@ daybook_database_worker_main(Datum arg)
 	long		supervise_wait = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, WorkerAskedToEnd);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	/* a superuser's session, and the database's owner may have set another */

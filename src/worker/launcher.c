@@ -42,9 +42,12 @@
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
 static List *databases_looked_into = NIL;
+static bool shortage_reported = false;
 
 static List *list_databases(void);
+static void forget_missing(List *existing);
 static bool start_worker(Oid database);
+static void report_shortage(Oid database);
 
 void
 LauncherInit(void)
@@ -78,6 +81,7 @@ daybook_launcher_main(Datum arg)
 	{
 		long		timeout = LAUNCHER_NAPTIME;
 		ListCell   *lc;
+		List	   *existing;
 		List	   *wanted;
 
 		ResetLatch(MyLatch);
@@ -89,7 +93,9 @@ daybook_launcher_main(Datum arg)
 		}
 
 		MemoryContextSwitchTo(cycle);
-		wanted = DatabasesWanted(list_databases(), databases_looked_into, &timeout);
+		existing = list_databases();
+		forget_missing(existing);
+		wanted = DatabasesWanted(existing, databases_looked_into, &timeout);
 		foreach(lc, wanted)
 			if (!start_worker(lfirst_oid(lc)))
 				timeout = NO_WORKER_PAUSE;
@@ -133,6 +139,17 @@ list_databases(void)
 	return databases;
 }
 
+/* A template that becomes an ordinary database has to be looked into again. */
+static void
+forget_missing(List *existing)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases_looked_into)
+		if (!list_member_oid(existing, lfirst_oid(lc)))
+			databases_looked_into = foreach_delete_current(databases_looked_into, lc);
+}
+
 static bool
 start_worker(Oid database)
 {
@@ -153,15 +170,27 @@ start_worker(Oid database)
 
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 	{
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("daybook could not start a worker for database %u", database),
-				 errhint("Increase max_worker_processes.")));
+		report_shortage(database);
 		return false;
 	}
+	shortage_reported = false;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	databases_looked_into = list_append_unique_oid(databases_looked_into, database);
 	MemoryContextSwitchTo(old);
 	(void) WaitForBackgroundWorkerStartup(handle, &pid);
 	return true;
+}
+
+/* In the view each time, in the log once. */
+static void
+report_shortage(Oid database)
+{
+	DatabaseHint(database, "waiting for one of max_worker_processes to be free; increase it and restart the server");
+	if (!shortage_reported)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no background worker is free for the daybook sequencer of database %u", database),
+				 errdetail("max_worker_processes is %d.", max_worker_processes),
+				 errhint("Increase max_worker_processes. Events are ordered when there is a worker.")));
+	shortage_reported = true;
 }

@@ -17,6 +17,7 @@
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "tcop/tcopprot.h"
 #include "utils/wait_event.h"
 #include "worker/worker_state.h"
 
@@ -58,9 +59,13 @@ static bool supervise_at_commit = false;
 static bool start_at_commit = false;
 static bool rescan_at_commit = false;
 
+/* Somebody has asked this process to end, which is no failure of it. */
+static volatile sig_atomic_t asked_to_end = false;
+
 static DatabaseState *find_database(Oid database);
 static DatabaseState *find_or_add_database(Oid database);
 static void detach(int code, Datum is_database_worker);
+static void note_end(DatabaseState *db, bool failed);
 static int	signal_processes(Oid database);
 static void wake_launcher(void);
 static void raise_to(pg_atomic_uint64 *target, uint64 value);
@@ -140,6 +145,18 @@ find_database(Oid database)
 	return NULL;
 }
 
+/* Is there no entry left for another database? */
+bool
+WorkerStateIsFull(void)
+{
+	bool		full;
+
+	LWLockAcquire(state->lock, LW_SHARED);
+	full = find_database(InvalidOid) == NULL;
+	LWLockRelease(state->lock);
+	return full;
+}
+
 /* NULL when there is no room. */
 static DatabaseState *
 find_or_add_database(Oid database)
@@ -153,6 +170,7 @@ find_or_add_database(Oid database)
 		return NULL;
 	db->database = database;
 	db->held = 0;
+	db->look_again = false;
 	db->failures = 0;
 	db->start_after = 0;
 	db->worker_pid = 0;
@@ -160,6 +178,8 @@ find_or_add_database(Oid database)
 	db->supervise = false;
 	db->mode = SEQUENCER_STOPPED;
 	db->hint[0] = '\0';
+	db->started_at = 0;
+	db->last_published_at = 0;
 	db->low_water = 0;
 	db->open_gaps = 0;
 	db->decoded_lsn = InvalidXLogRecPtr;
@@ -244,13 +264,14 @@ end_of_transaction(XactEvent event, void *arg)
 		if (start_at_commit && state)
 		{
 			LWLockAcquire(state->lock, LW_EXCLUSIVE);
-			(void) find_or_add_database(MyDatabaseId);
+			db = find_or_add_database(MyDatabaseId);
+			if (db)
+				db->look_again = true;
 			LWLockRelease(state->lock);
 		}
 		if ((start_at_commit || rescan_at_commit) && state)
 			wake_launcher();
-		if (wake_at_commit || supervise_at_commit)
-			db = MyDatabaseState();
+		db = wake_at_commit || supervise_at_commit ? MyDatabaseState() : NULL;
 		if (db)
 		{
 			raise_to(&db->flush_request, XactLastCommitEnd);
@@ -277,9 +298,9 @@ wake_launcher(void)
 }
 
 /*
- * Ends our processes in a database and keeps the launcher from starting new
- * ones until ReleaseDatabase().  False when there is no room to note it, in
- * which case there is no worker either.
+ * Keeps the launcher from starting workers in a database until
+ * ReleaseDatabase().  False when there is no room to note it, in which case
+ * there is no worker either.
  */
 bool
 HoldDatabase(Oid database)
@@ -293,35 +314,30 @@ HoldDatabase(Oid database)
 	if (db)
 		db->held++;
 	LWLockRelease(state->lock);
-	if (db == NULL)
-		return false;
-
-	PG_TRY();
-	{
-		ConditionVariablePrepareToSleep(&state->process_ended);
-		while (signal_processes(database) > 0)
-			if (ConditionVariableTimedSleep(&state->process_ended, HOLD_TIMEOUT,
-											PG_WAIT_EXTENSION))
-				break;
-		ConditionVariableCancelSleep();
-	}
-	PG_CATCH();
-	{
-		ConditionVariableCancelSleep();
-		ReleaseDatabase(database);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	return true;
+	return db != NULL;
 }
 
+/* Ends our processes in a database that is being held. */
 void
-ReleaseDatabase(Oid database)
+EndDatabaseProcesses(Oid database)
+{
+	ConditionVariablePrepareToSleep(&state->process_ended);
+	while (signal_processes(database) > 0)
+		if (ConditionVariableTimedSleep(&state->process_ended, HOLD_TIMEOUT,
+										PG_WAIT_EXTENSION))
+			break;
+	ConditionVariableCancelSleep();
+}
+
+/* Has the form of an exit callback, since the session may end while it holds on. */
+void
+ReleaseDatabase(int code, Datum database)
 {
 	DatabaseState *db;
 
+	ConditionVariableCancelSleep();
 	LWLockAcquire(state->lock, LW_EXCLUSIVE);
-	db = find_database(database);
+	db = find_database(DatumGetObjectId(database));
 	if (db)
 		db->held--;
 	LWLockRelease(state->lock);
@@ -343,6 +359,14 @@ signal_processes(Oid database)
 		}
 	LWLockRelease(state->lock);
 	return count;
+}
+
+/* SIGTERM */
+void
+WorkerAskedToEnd(SIGNAL_ARGS)
+{
+	asked_to_end = true;
+	die(postgres_signal_arg);
 }
 
 /*
@@ -372,6 +396,8 @@ WorkerAttach(bool is_database_worker)
 		{
 			db->worker_pid = MyProcPid;
 			db->worker_latch = MyLatch;
+			db->look_again = false;
+			db->hint[0] = '\0';
 			db->started_at = GetCurrentTimestamp();
 			db->mode = SEQUENCER_STARTING;
 			db->supervise = true;
@@ -393,23 +419,7 @@ detach(int code, Datum is_database_worker)
 			state->processes[i].pid = 0;
 	db = find_database(MyDatabaseId);
 	if (db && db->worker_pid == MyProcPid)
-	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		if (TimestampDifferenceExceeds(db->started_at, now, HEALTHY_LIFETIME))
-			db->failures = 0;
-		db->start_after = 0;
-		if (code != 0)
-		{
-			int			pause = FIRST_RESTART_PAUSE << Min(db->failures, 10);
-
-			db->failures++;
-			db->start_after = TimestampTzPlusMilliseconds(now, Min(pause, LAST_RESTART_PAUSE));
-		}
-		db->worker_pid = 0;
-		db->worker_latch = NULL;
-		db->mode = SEQUENCER_STOPPED;
-	}
+		note_end(db, code != 0 && !asked_to_end);
 	LWLockRelease(state->lock);
 	ConditionVariableBroadcast(&state->process_ended);
 	if (DatumGetBool(is_database_worker))
@@ -421,6 +431,28 @@ detach(int code, Datum is_database_worker)
 	}
 }
 
+/* A worker that fails again and again is started again after growing pauses. */
+static void
+note_end(DatabaseState *db, bool failed)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			pause = FIRST_RESTART_PAUSE;
+
+	if (TimestampDifferenceExceeds(db->started_at, now, HEALTHY_LIFETIME))
+		db->failures = 0;
+	if (failed)
+	{
+		pause <<= Min(db->failures, 10);
+		db->failures++;
+		strlcpy(db->hint, "the worker has failed and will be started again; the server's log says why",
+				SEQUENCER_HINT_LEN);
+	}
+	db->start_after = TimestampTzPlusMilliseconds(now, Min(pause, LAST_RESTART_PAUSE));
+	db->worker_pid = 0;
+	db->worker_latch = NULL;
+	db->mode = SEQUENCER_STOPPED;
+}
+
 /* Does a command need this database to itself? */
 bool
 WorkerMustStop(void)
@@ -430,7 +462,10 @@ WorkerMustStop(void)
 	return db == NULL || db->held > 0;
 }
 
-/* Called by the database's worker when it finds no extension: frees the entry. */
+/*
+ * Called by the database's worker when it finds no extension: frees the
+ * entry, unless the extension has been created since the worker came.
+ */
 void
 DatabaseWithoutExtension(void)
 {
@@ -438,12 +473,25 @@ DatabaseWithoutExtension(void)
 
 	LWLockAcquire(state->lock, LW_EXCLUSIVE);
 	db = find_database(MyDatabaseId);
-	if (db && db->held == 0)
+	if (db && db->held == 0 && !db->look_again)
 	{
 		db->database = InvalidOid;
 		/* projectors have to look, and end */
 		ConditionVariableBroadcast(&db->published);
 	}
+	LWLockRelease(state->lock);
+}
+
+/* What the status view says of a database that has no worker. */
+void
+DatabaseHint(Oid database, const char *hint)
+{
+	DatabaseState *db;
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_database(database);
+	if (db && db->worker_pid == 0)
+		strlcpy(db->hint, hint, SEQUENCER_HINT_LEN);
 	LWLockRelease(state->lock);
 }
 

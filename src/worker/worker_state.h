@@ -36,6 +36,7 @@ typedef struct DatabaseState
 {
 	Oid			database;		/* InvalidOid: entry is free */
 	int			held;			/* commands that need the database to themselves */
+	bool		look_again;		/* the extension was created since the worker came */
 	int			failures;		/* ends of its worker in a row that were errors */
 	TimestampTz start_after;	/* no worker before, after a failure */
 	pid_t		worker_pid;		/* the database's worker, 0 if none */
@@ -63,6 +64,7 @@ extern void WorkerCallbacksInit(void);
 
 /* NULL where the extension has no worker in this database */
 extern DatabaseState *MyDatabaseState(void);
+extern bool WorkerStateIsFull(void);
 
 /* for backends */
 extern void WakeDatabaseWorker(void);
@@ -74,15 +76,18 @@ extern void RequestFlush(XLogRecPtr lsn);
 
 /* for commands that need a database to themselves */
 extern bool HoldDatabase(Oid database);
-extern void ReleaseDatabase(Oid database);
+extern void EndDatabaseProcesses(Oid database);
+extern void ReleaseDatabase(int code, Datum database);
 
 /* for workers: enter and leave the list of a database's processes */
+extern void WorkerAskedToEnd(SIGNAL_ARGS);
 extern void WorkerAttach(bool is_database_worker);
 extern bool WorkerMustStop(void);
 
 /* for the launcher */
 extern void LauncherAttach(void);
 extern List *DatabasesWanted(List *existing, List *looked_into, long *timeout);
+extern void DatabaseHint(Oid database, const char *hint);
 extern void DatabaseWithoutExtension(void);
 
 #endif							/* DAYBOOK_WORKER_STATE_H */

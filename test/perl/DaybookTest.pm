@@ -89,14 +89,16 @@ sub all_published
 	$database ||= 'postgres';
 	my $events = union_of_tables($node, $database);
 
-	return wait_until("the log of $database has all events",
+	return 1 if wait_until("the log of $database has all events",
 		sub {
-			$node->safe_psql($database, qq{
+			my ($result, $output) = $node->psql($database, qq{
 				SELECT (SELECT count(*) FROM ($events) e) =
-					(SELECT count(*) FROM daybook.log WHERE event_table IS NOT NULL)}) eq 't';
+					(SELECT count(*) FROM daybook.log WHERE event_table IS NOT NULL)});
+			return defined $output && $output eq 't';
 		},
-		$seconds || 120)
-	  || diag($node->safe_psql($database, 'SELECT * FROM daybook.sequencer_status')) && 0;
+		$seconds || 120);
+	diag($node->safe_psql($database, 'SELECT * FROM daybook.sequencer_status'));
+	return 0;
 }
 
 sub status

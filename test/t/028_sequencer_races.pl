@@ -46,5 +46,170 @@ sub hold_up_round
 	log_is_right($node, 'reading the log during a round harms nothing');
 }
 
+# A table that is dropped while the worker waits for a look at it.
+{
+	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('doomed')});
+	append('x', 'doomed') for 1 .. 3;
+	all_published($node);
+	my $dropping = $node->background_psql('postgres');
+	$dropping->query_safe(q{BEGIN; SELECT daybook.drop_event_table('doomed', force => true)});
+	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('invoices')});
+	append('i-1', 'invoices');
+	append('o-1');
+	ok(wait_until('other tables', sub { status($node, 'head') == event_count_of('orders') + event_count_of('invoices') + 3 }, 10),
+		'others are published while a table is being dropped');
+	$dropping->query_safe('COMMIT');
+	$dropping->quit;
+	append('i-1', 'invoices');
+	ok(all_published($node), 'and afterwards');
+	log_is_right($node, 'the dropped table leaves its positions behind');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM daybook.log WHERE event_table IS NULL'), 3, 'without a name');
+}
+
+sub event_count_of
+{
+	my ($table) = @_;
+	return $node->safe_psql('postgres', "SELECT count(*) FROM $table");
+}
+
+# A table that is dropped with events that have not been published.
+{
+	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('doomed')});
+	append('x', 'doomed');
+	all_published($node);
+	my $blocker = hold_up_round();
+	append("x-$_", 'doomed') for 1 .. 5;
+	append("o-$_") for 1 .. 5;
+
+	# the round in hand has the old table locked no more than the others
+	$node->safe_psql('postgres', q{SELECT daybook.drop_event_table('doomed', force => true)});
+	$blocker->query_safe('ROLLBACK');
+	$blocker->quit;
+	append('o-6');
+	ok(all_published($node), 'events of a dropped table are not waited for');
+	log_is_right($node, 'and the rest is there');
+}
+
+# The transaction that makes a table also fills it: the news of the table can
+# come after that of its events.
+for my $mode (qw(decoding scanning))
+{
+	$node->append_conf('postgresql.conf', 'daybook.decoding = ' . ($mode eq 'decoding' ? 'on' : 'off'));
+	$node->reload;
+	ok(wait_for_mode($node, $mode), "now $mode");
+	my $load = start_pgbench($node, [ '-c', 4, '-T', 600 ], { races => q{
+\set s random(1, 50)
+INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
+} });
+	$node->safe_psql('postgres', q{
+CREATE OR REPLACE PROCEDURE make_tables(prefix text, count int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. count LOOP
+		PERFORM daybook.create_event_table(prefix || i);
+		EXECUTE format('INSERT INTO %I (stream_id, type) VALUES (''m'', ''Happened''), (''m'', ''Happened'')', prefix || i);
+		COMMIT;
+	END LOOP;
+END $$});
+	my @making = map {
+		IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'),
+			'-c', "CALL make_tables('${mode}_${_}_', 40)" ], '>', '/dev/null');
+	} 1 .. 2;
+	my $succeeded = 0;
+	$succeeded += IPC::Run::finish($_) for @making;
+	is($succeeded, 2, 'tables are made during load');
+	$load->{run}->signal('INT');
+	finish($load);
+	ok(all_published($node), 'their events and all others are published');
+	log_is_right($node, 'each once');
+}
+$node->append_conf('postgresql.conf', 'daybook.decoding = on');
+$node->reload;
+ok(wait_for_mode($node, 'decoding'), 'decoding again');
+
+# An event table that somebody has locked exclusively holds up no other.
+for my $mode (qw(decoding scanning))
+{
+	$node->append_conf('postgresql.conf', 'daybook.decoding = ' . ($mode eq 'decoding' ? 'on' : 'off'));
+	$node->reload;
+	ok(wait_for_mode($node, $mode), "now $mode");
+	all_published($node);
+	append('before', 'invoices');
+	my $lock = $node->background_psql('postgres');
+	$lock->query_safe(q{BEGIN; LOCK TABLE invoices IN ACCESS EXCLUSIVE MODE});
+	my $head = $node->safe_psql('postgres', 'SELECT count(*) FROM daybook.log WHERE event_table = ' . "'orders'::regclass");
+	$node->safe_psql('postgres', 'ANALYZE orders');		# makes the worker look at its tables
+	append('while-locked') for 1 .. 5;
+	ok(wait_until('orders', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM daybook.log WHERE event_table = 'orders'::regclass}) == $head + 5;
+	}, 10), "$mode goes on while an event table is locked");
+	$lock->query_safe(q{INSERT INTO invoices (stream_id, type) VALUES ('locked', 'Happened')});
+	append('later') for 1 .. 5;
+	$lock->query_safe('COMMIT');
+	$lock->quit;
+	ok(all_published($node), 'and the events of that table come when it is free');
+	log_is_right($node, 'each once');
+}
+
+# REINDEX and the like change what the worker knows of a table.
+{
+	my $load = start_pgbench($node, [ '-c', 3, '-T', 600 ], { reindex => q{
+\set s random(1, 50)
+INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
+} });
+	for my $i (1 .. 3)
+	{
+		$node->safe_psql('postgres', $_)
+		  for ('REINDEX TABLE CONCURRENTLY orders', 'REINDEX TABLE orders', 'VACUUM FULL orders', 'ANALYZE');
+	}
+	$load->{run}->signal('INT');
+	finish($load);
+	ok(all_published($node), 'scanning survives REINDEX and VACUUM FULL');
+	log_is_right($node, 'with nothing lost');
+	$node->append_conf('postgresql.conf', 'daybook.decoding = on');
+	$node->reload;
+	ok(wait_for_mode($node, 'decoding'), 'decoding again');
+}
+
+# Whatever somebody does to the publication, no event is lost.
+{
+	my %tampering = (
+		'a table is taken out' => 'ALTER PUBLICATION daybook DROP TABLE orders',
+		'inserts are not published' => q{ALTER PUBLICATION daybook SET (publish = 'update')},
+		'other columns are' => 'ALTER PUBLICATION daybook SET TABLE orders (version)',
+		'rows are filtered' => 'ALTER PUBLICATION daybook SET TABLE orders (id) WHERE (id < 0)',
+		'another table is put in' => 'CREATE TABLE other (n bigint); ALTER PUBLICATION daybook ADD TABLE other; INSERT INTO other SELECT generate_series(1, 1000)',
+		'tables are left out' => 'ALTER PUBLICATION daybook SET TABLE other',
+	);
+	for my $what (sort keys %tampering)
+	{
+		append('first');
+		$node->safe_psql('postgres', $tampering{$what});
+		append('then');
+		ok(all_published($node, 'postgres', 8), "$what: all events are published at once");
+	}
+	my $open = $node->background_psql('postgres');
+	$open->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('open-1', 'Happened')});
+	$node->safe_psql('postgres', 'ALTER PUBLICATION daybook DROP TABLE orders');
+	$open->query_safe(q{INSERT INTO orders (stream_id, type) VALUES ('open-2', 'Happened')});
+	append('then');
+	ok(wait_until('the event after', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM daybook.log l JOIN orders o USING (id) WHERE stream_id = 'then'}) == 7;
+	}, 8), 'a transaction open at the change holds up no other');
+	$open->query_safe(q{INSERT INTO orders (stream_id, type) VALUES ('open-3', 'Happened'); COMMIT});
+	$open->quit;
+	ok(all_published($node, 'postgres', 8), 'and none of its own events is lost');
+
+	$node->safe_psql('postgres', 'ALTER PUBLICATION daybook RENAME TO elsewhere');
+	append('renamed') for 1 .. 3;
+	ok(all_published($node, 'postgres', 20), 'without its publication the sequencer scans');
+	like(status($node, 'hint'), qr/publication/, 'and says so');
+	$node->safe_psql('postgres', 'ALTER PUBLICATION elsewhere RENAME TO daybook');
+	append('back');
+	ok(wait_for_mode($node, 'decoding', 'postgres', 90), 'with it, it decodes again');
+	ok(all_published($node), 'with all events');
+	log_is_right($node, 'each once');
+}
+
 $node->stop;
+is(join("\n", server_log_lines($node, qr/PANIC|TRAP|terminated by signal/)), '', 'nothing has crashed');
 done_testing();

@@ -1,0 +1,359 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequencer_tables.c
+ *	  The event tables, as far as they can be sequenced, and the publication
+ *	  by which their inserts are decoded.
+ *
+ * The list is read from the registry again whenever some relation has
+ * changed.  It is never waited for a table: one that somebody has locked
+ * exclusively, or whose keys a restore has yet to make, is left out, and when
+ * it comes within reach its events are looked for from the stored marks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
+#include "event_table/registry.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "sequencer/sequencer_internal.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+/*
+ * The transaction that makes a table can be seen by others shortly before it
+ * lets go of its locks; so long a new table is waited for.
+ */
+#define LOCK_TRIES		20
+#define LOCK_PAUSE		1000	/* microseconds */
+
+typedef enum TableState
+{
+	TABLE_READY,
+	TABLE_UNFINISHED,			/* a restore has yet to make its keys */
+	TABLE_LOCKED,
+	TABLE_GONE
+} TableState;
+
+static MemoryContext list_context = NULL;
+static List *tables = NIL;		/* SequencedTable */
+static List *foreign = NIL;		/* tables known not to be ours */
+
+/* What the relcache has said nothing against since. */
+static bool list_valid = false;
+static bool publication_valid = false;
+
+static bool all_present = false;	/* the list lacks no table */
+static bool all_published = false;	/* and all are in the publication */
+static bool publication_exists = false;
+static bool was_incomplete = true;	/* since TablesRefresh() told of that */
+
+static void forget_tables(Datum arg, Oid relid);
+static void read_tables(bool scanning);
+static TableState examine(Oid relid, bool scanning, bool is_new);
+static bool lock_table(Oid relid, bool is_new);
+static const SequencedTable *find_table(Oid relid);
+static bool repair_publication(void);
+static bool repair_table(Oid publication, const SequencedTable *table);
+static bool is_published(Oid publication, Oid relid, bool *exists);
+static void run(const char *command);
+
+void
+TablesInit(void)
+{
+	CacheRegisterRelcacheCallback(forget_tables, (Datum) 0);
+}
+
+static void
+forget_tables(Datum arg, Oid relid)
+{
+	list_valid = false;
+	publication_valid = false;
+}
+
+/*
+ * Brings the list up to date.  Who scans needs it as it is now, and gets the
+ * tables locked until the end of the transaction; for who decodes it will do
+ * as of the last change heard of, since TableNumber() looks again.
+ */
+TablesChange
+TablesRefresh(bool scanning)
+{
+	if (scanning || !list_valid || !all_present)
+		read_tables(scanning);
+	if (!publication_valid && repair_publication())
+		return TABLES_REPAIRED;
+	if (!TablesComplete())
+		was_incomplete = true;
+	else if (was_incomplete)
+	{
+		was_incomplete = false;
+		return TABLES_GAINED;
+	}
+	return TABLES_AS_BEFORE;
+}
+
+List *
+TablesList(void)
+{
+	return tables;
+}
+
+/* Can all tables be scanned and decoded? */
+bool
+TablesComplete(void)
+{
+	return all_present && all_published;
+}
+
+/* Why they cannot, for the status view. */
+const char *
+TablesHint(void)
+{
+	if (!all_present)
+		return "an event table is locked exclusively or has yet to be restored";
+	if (!publication_exists)
+		return "publication daybook is missing; was it renamed?";
+	return "an event table that lacks in publication daybook is in use by a maintenance command";
+}
+
+/*
+ * The number of a table, 0 if it is none of ours.  The news of a table that
+ * has just been made can come after its first events.
+ */
+int32
+TableNumber(Oid relid)
+{
+	const SequencedTable *table = find_table(relid);
+
+	if (!list_valid)
+	{
+		list_free(foreign);
+		foreign = NIL;
+	}
+	if (table == NULL && !list_member_oid(foreign, relid))
+	{
+		read_tables(false);
+		table = find_table(relid);
+		if (table == NULL && all_present)
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			foreign = lappend_oid(foreign, relid);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	return table ? table->table_no : 0;
+}
+
+static const SequencedTable *
+find_table(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		const SequencedTable *table = lfirst(lc);
+
+		if (table->relid == relid)
+			return table;
+	}
+	return NULL;
+}
+
+static void
+read_tables(bool scanning)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "daybook event tables",
+												  ALLOCSET_SMALL_SIZES);
+	List	   *fresh = NIL;
+	bool		all = true;
+	List	   *registered;
+	ListCell   *lc;
+
+	list_valid = true;			/* first, since what follows may say otherwise */
+	registered = RegisteredEventTables();
+	foreach(lc, registered)
+	{
+		RegisteredTable *entry = lfirst(lc);
+		bool		is_new = find_table(entry->relid) == NULL;
+		TableState	found = examine(entry->relid, scanning, is_new);
+		MemoryContext old;
+		SequencedTable *table;
+
+		if (found == TABLE_GONE)
+			continue;
+		if (found == TABLE_LOCKED)
+			list_valid = false;
+
+		/* a known one can be decoded without a look at it */
+		if (found != TABLE_READY && (found != TABLE_LOCKED || scanning || is_new))
+		{
+			all = false;
+			continue;
+		}
+		old = MemoryContextSwitchTo(context);
+		table = palloc(sizeof(SequencedTable));
+		table->table_no = entry->table_no;
+		table->relid = entry->relid;
+		fresh = lappend(fresh, table);
+		MemoryContextSwitchTo(old);
+	}
+	if (list_context)
+		MemoryContextDelete(list_context);
+	list_context = context;
+	tables = fresh;
+	all_present = all;
+	was_incomplete |= !all;
+}
+
+/*
+ * A dump restores a table's keys and triggers after its rows, so a table that
+ * has them is there as a whole.
+ */
+static TableState
+examine(Oid relid, bool scanning, bool is_new)
+{
+	Relation	rel;
+	const EventTable *known;
+	TableState	result = TABLE_READY;
+
+	if (!lock_table(relid, is_new))
+		return TABLE_LOCKED;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
+		return TABLE_GONE;
+	}
+	known = LookUpEventTable(rel);
+	if (!known->is_event_table || !known->has_trigger || !OidIsValid(known->id_index))
+		result = TABLE_UNFINISHED;
+	else if (scanning && !ConditionalLockRelationOid(known->id_index, AccessShareLock))
+		result = TABLE_LOCKED;
+	relation_close(rel, scanning ? NoLock : AccessShareLock);
+	return result;
+}
+
+static bool
+lock_table(Oid relid, bool is_new)
+{
+	for (int i = 0; i < (is_new ? LOCK_TRIES : 1); i++)
+	{
+		if (i > 0)
+			pg_usleep(LOCK_PAUSE);
+		if (ConditionalLockRelationOid(relid, AccessShareLock))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Puts right what a restore without publications, or somebody's ALTER
+ * PUBLICATION, has changed.  True if something was, so that inserts may have
+ * been decoded in vain.
+ */
+static bool
+repair_publication(void)
+{
+	Oid			publication = get_publication_oid(DAYBOOK_PUBLICATION, true);
+	Form_pg_publication form;
+	HeapTuple	tuple;
+	bool		repaired = false;
+	ListCell   *lc;
+
+	publication_valid = true;
+	publication_exists = all_published = OidIsValid(publication);
+	if (!publication_exists)
+		return false;
+	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
+	form = (Form_pg_publication) GETSTRUCT(tuple);
+	if (!form->pubinsert)
+	{
+		run("ALTER PUBLICATION " DAYBOOK_PUBLICATION " SET (publish = 'insert')");
+		repaired = true;
+	}
+	ReleaseSysCache(tuple);
+	foreach(lc, tables)
+		repaired |= repair_table(publication, lfirst(lc));
+	if (repaired)
+		ereport(LOG,
+				(errmsg("publication \"" DAYBOOK_PUBLICATION "\" has been put right"),
+				 errdetail("It has to publish the inserts into all event tables, with column id."),
+				 errhint("Leave the publication to daybook.")));
+	return repaired;
+}
+
+static bool
+repair_table(Oid publication, const SequencedTable *table)
+{
+	bool		exists;
+	char	   *name;
+
+	if (is_published(publication, table->relid, &exists))
+		return false;
+
+	/* ALTER PUBLICATION would wait, as for a long VACUUM: next time, then */
+	if (!ConditionalLockRelationOid(table->relid, ShareUpdateExclusiveLock))
+	{
+		publication_valid = all_published = false;
+		return false;
+	}
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->relid)),
+									  get_rel_name(table->relid));
+	if (exists)
+		run(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " DROP TABLE ONLY %s", name));
+	run(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)", name));
+	return true;
+}
+
+/* All rows, with column id alone? */
+static bool
+is_published(Oid publication, Oid relid, bool *exists)
+{
+	HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+										ObjectIdGetDatum(publication));
+	bool		no_filter;
+	bool		all_columns;
+	Datum		columns;
+	bool		result;
+
+	*exists = HeapTupleIsValid(tuple);
+	if (!*exists)
+		return false;
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &no_filter);
+	columns = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs,
+							  &all_columns);
+	result = no_filter && !all_columns;
+	if (result)
+	{
+		int2vector *vector = (int2vector *) DatumGetPointer(columns);
+
+		result = vector->dim1 == 1 && vector->values[0] == EVENT_ID;
+	}
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+static void
+run(const char *command)
+{
+	int			result;
+
+	SPI_connect();
+	result = SPI_execute(command, false, 0);
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
+	SPI_finish();
+}
