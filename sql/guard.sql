@@ -47,7 +47,9 @@ BEGIN
 		IF SQLSTATE <> '55000' OR SQLERRM !~ 'append-only|schema daybook|type daybook|function daybook|publication daybook$' THEN
 			RETURN SQLSTATE;
 		END IF;
-		RETURN SQLSTATE || ': ' || SQLERRM || CASE WHEN hint = '' THEN '' ELSE ' (' || hint || ')' END;
+		-- which typed table comes first is left to chance
+		RETURN SQLSTATE || ': ' || CASE WHEN statement ~ '^ALTER TYPE' THEN regexp_replace(SQLERRM, '".*"', '"..."') ELSE SQLERRM END ||
+			CASE WHEN hint = '' THEN '' ELSE ' (' || hint || ')' END;
 	END;
 END $$;
 CREATE TABLE attack (no int GENERATED ALWAYS AS IDENTITY, statement text, result text);
@@ -148,6 +150,7 @@ INSERT INTO attack (statement) VALUES
 ('ALTER TABLE orders ENABLE ALWAYS TRIGGER daybook_append'),
 ('CREATE OR REPLACE TRIGGER daybook_append BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()'),
 ('CREATE OR REPLACE TRIGGER daybook_append BEFORE INSERT ON orders FOR EACH ROW WHEN (false) EXECUTE FUNCTION daybook.event_before_insert()'),
+('CREATE TRIGGER second BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert()'),
 ('CREATE TRIGGER another BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()');
 
 UPDATE attack SET result = attempt(statement);

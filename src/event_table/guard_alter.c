@@ -42,7 +42,8 @@
 
 static void guard_add_column(Oid relid);
 static void guard_create_rule(Oid rule_id);
-static void guard_replace_trigger(Oid trigger_id);
+static void guard_create_trigger(Oid trigger_id);
+static int	count_version_triggers(Oid relid);
 static void guard_alter_relation(Oid relid);
 static bool gave_rows_away(Form_pg_class copy);
 static void guard_alter_column(Oid relid, int attnum);
@@ -62,7 +63,7 @@ GuardCreate(Oid class_id, Oid object_id, int sub_id)
 	else if (class_id == RewriteRelationId)
 		guard_create_rule(object_id);
 	else if (class_id == TriggerRelationId)
-		guard_replace_trigger(object_id);
+		guard_create_trigger(object_id);
 	else if (class_id == ProcedureRelationId)
 		guard_extension_object(class_id, object_id, true);
 }
@@ -101,21 +102,47 @@ guard_create_rule(Oid rule_id)
 }
 
 /*
- * CREATE OR REPLACE TRIGGER, with another function or another condition.  It
- * does not keep ENABLE ALWAYS, by which it is told from a creation.
+ * CREATE OR REPLACE TRIGGER, with another function or another condition, does
+ * not keep ENABLE ALWAYS, by which it is told from a creation.  A second
+ * version trigger would refuse every row, and could not be dropped.
  */
 static void
-guard_replace_trigger(Oid trigger_id)
+guard_create_trigger(Oid trigger_id)
 {
 	Oid			function = GetDaybookOids()->event_trigger_function;
 	Form_pg_trigger before = FetchCatalogRow(TriggerRelationId, trigger_id, NULL);
 	Form_pg_trigger after = FetchCatalogRow(TriggerRelationId, trigger_id, SnapshotSelf);
 
-	if (before && after && before->tgfoid == function &&
-		(after->tgfoid != function || after->tgenabled != before->tgenabled) &&
-		TableIsProtected(after->tgrelid))
+	if (after == NULL || !TableIsProtected(after->tgrelid))
+		return;
+	if (before && before->tgfoid == function &&
+		(after->tgfoid != function || after->tgenabled != before->tgenabled))
 		RefuseDdl(after->tgrelid, "replace the version trigger of",
 				  "Give your trigger another name.");
+	if (after->tgfoid == function && count_version_triggers(after->tgrelid) > 1)
+		RefuseDdl(after->tgrelid, "create a second version trigger on",
+				  "The table has one already.");
+}
+
+static int
+count_version_triggers(Oid relid)
+{
+	Oid			function = GetDaybookOids()->event_trigger_function;
+	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	int			count = 0;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, SnapshotSelf, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function)
+			count++;
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return count;
 }
 
 /* Compares what pg_class says after the command with what it said before. */
