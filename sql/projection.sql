@@ -156,6 +156,25 @@ SELECT daybook.drop_projection(name) FROM unnest('{balance,picked,seen,running,b
 SELECT count(*) FROM elsewhere.balance;
 SELECT name FROM daybook.projection_status ORDER BY 1;
 
+-- events come as their upcasters make them: to the worker, inline, and when they are replayed
+CREATE TABLE upcast_async (stream_id text, type text, schema_version int, data jsonb);
+CREATE TABLE upcast_inline (LIKE upcast_async);
+CREATE TABLE upcast_later (LIKE upcast_async);
+CREATE FUNCTION to_cents(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
+	$$ SELECT CASE WHEN $1->>'amount' <> '13' THEN jsonb_build_object('cents', ($1->>'amount')::int * 100) END $$;
+SELECT daybook.create_upcaster('transfer', 'Sent', 1, 'to_cents(jsonb)'::regprocedure, 'Paid');
+SELECT daybook.create_projection('upcast_async', '{transfer}', 'INSERT INTO upcast_async SELECT stream_id, type, schema_version, data FROM new_events', '{upcast_async}', types => '{Paid}', from_position => daybook.head());
+SELECT daybook.create_projection('upcast_inline', '{transfer}', 'INSERT INTO upcast_inline SELECT stream_id, type, schema_version, data FROM new_events', '{upcast_inline}', mode => 'inline', types => '{Paid}');
+INSERT INTO transfer (stream_id, type, schema_version, data) VALUES
+	('account-8', 'Sent', 1, '{"amount": 12}'), ('account-8', 'Sent', 1, '{"amount": 13}'), ('account-8', 'Sent', 2, '{"amount": 14}'),
+	('account-8', 'Paid', 2, '{"cents": 1500}');
+SELECT daybook.create_projection('upcast_later', '{transfer}', 'INSERT INTO upcast_later SELECT stream_id, type, schema_version, data FROM new_events', '{upcast_later}', mode => 'inline', types => '{Paid}');
+SELECT daybook.wait_for_projection('upcast_async') - :base AS position;
+SELECT * FROM upcast_async ORDER BY data;
+SELECT * FROM upcast_inline ORDER BY data;
+SELECT * FROM upcast_later ORDER BY data;
+SELECT daybook.drop_projection(name) FROM unnest('{upcast_async,upcast_inline,upcast_later}'::text[]) name;
+
 SELECT daybook.drop_event_table('account', true);
 SELECT daybook.drop_event_table('transfer', true);
 DROP SCHEMA projection_test CASCADE;

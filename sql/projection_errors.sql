@@ -132,6 +132,21 @@ SELECT daybook.wait_for_projection('call') - :base AS position;
 SELECT count(*), count(DISTINCT n), max(n) FROM called;
 SELECT daybook.drop_projection('call');
 
+-- an upcaster that fails holds back its event, and none before it
+CREATE TABLE upcast (id bigint PRIMARY KEY, n int);
+CREATE FUNCTION refuse_99(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object('n', 1 / (($1->>'n')::int - 99)) $$;
+SELECT daybook.create_upcaster('account', 'Counted', 1, 'refuse_99(jsonb)'::regprocedure);
+SELECT daybook.create_projection('upcast', '{account}', 'INSERT INTO upcast SELECT id, (data->>''n'')::int FROM new_events', '{upcast}');
+SELECT reach('upcast', 'failed');
+SELECT count(*) FROM upcast;
+SELECT position - :base AS position, error_sqlstate, error_message, error_context ~ 'stream "account-1", version 15' AS tells_event
+FROM daybook.projection_status WHERE name = 'upcast';
+SELECT daybook.drop_upcaster('account', 'Counted', 1);
+SELECT daybook.resume_projection('upcast');
+SELECT daybook.wait_for_projection('upcast') - :base AS position;
+SELECT count(*) FROM upcast;
+SELECT daybook.drop_projection('upcast');
+
 -- errors that no event is to blame for: only tried again
 CREATE TABLE tries (id bigint);
 CREATE SEQUENCE attempt;

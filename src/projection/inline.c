@@ -26,7 +26,10 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
+#include "event_table/event_table.h"
 #include "projection/projection.h"
+#include "replay/event_reader.h"
+#include "schema/upcast.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -34,18 +37,28 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+/* An event table whose events are being applied. */
+typedef struct InlineSource
+{
+	Relation	table;
+	Upcasting  *upcasting;		/* NULL: it has no upcasters */
+} InlineSource;
+
 static char *inline_trigger_name(const char *projection);
 static bool trigger_fires(Relation rel, const char *name);
 static void create_trigger(const Projection *projection, Oid source);
 static Handler *handler_of_trigger(FunctionCallInfo fcinfo);
 static void fill_from_transition(EventBatch *batch, const Projection *projection,
 								 TriggerData *trigger);
-static void add_event(EventBatch *batch, Oid event_table, TupleTableSlot *slot);
-static bool event_passes(const Projection *projection, TupleTableSlot *slot, int type_column, int stream_column);
+static void add_event(EventBatch *batch, const Projection *projection, const InlineSource *source,
+					  Datum *values, bool *nulls);
+static bool category_is_wanted(const Projection *projection, Datum stream_id);
+static bool type_is_wanted(const Projection *projection, Datum type);
 static bool array_has(ArrayType *array, const char *value, int len);
-static char *replay_query(const Projection *projection);
-static void append_condition(StringInfo query, const char *condition, ArrayType *values);
-static void replay_batch(Handler *handler);
+static List *open_sources(const Projection *projection);
+static void close_sources(List *sources);
+static char *replay_query(List *sources);
+static void replay_batch(Handler *handler, List *sources);
 static void check_isolation(const Projection *projection);
 
 /* Makes the triggers and applies the events that are there already. */
@@ -128,28 +141,21 @@ void
 InlineReplay(Projection *projection, int64 after_id)
 {
 	Handler    *handler = HandlerGet(projection->name);
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(after_id)};
 	OwnerContext owner;
-	Oid			types[3] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	char		nulls[3] = {' ', ' ', ' '};
 	MemoryContext batch_context;
+	List	   *sources;
 	Portal		portal;
-	char	   *query = replay_query(projection);
 
 	InlineLockSources(projection);
-	if (query == NULL)
+	sources = open_sources(projection);
+	if (sources == NIL)
 		return;
-	values[0] = Int64GetDatum(after_id);
-	values[1] = PointerGetDatum(projection->types);
-	if (projection->types == NULL)
-		nulls[1] = 'n';
-	values[2] = PointerGetDatum(projection->categories);
-	if (projection->categories == NULL)
-		nulls[2] = 'n';
 
 	OwnerContextEnter(&owner, projection);
 	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL, query, 3, types, values, nulls,
+	portal = SPI_cursor_open_with_args(NULL, replay_query(sources), 1, types, values, NULL,
 									   false, CURSOR_OPT_NO_SCROLL);
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook inline replay",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -161,13 +167,14 @@ InlineReplay(Projection *projection, int64 after_id)
 		if (SPI_processed == 0)
 			break;
 		save = MemoryContextSwitchTo(batch_context);
-		replay_batch(handler);
+		replay_batch(handler, sources);
 		MemoryContextSwitchTo(save);
 		MemoryContextReset(batch_context);
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();
 	OwnerContextLeave(&owner);
+	close_sources(sources);
 }
 
 PG_FUNCTION_INFO_V1(daybook_project_inline);
@@ -328,11 +335,10 @@ handler_of_trigger(FunctionCallInfo fcinfo)
 static void
 fill_from_transition(EventBatch *batch, const Projection *projection, TriggerData *trigger)
 {
-	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	InlineSource source = {trigger->tg_relation, UpcastingBegin(trigger->tg_relation)};
 	Tuplestorestate *rows = trigger->tg_newtable;
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	int			type_column = SPI_fnumber(desc, "type");
-	int			stream_column = SPI_fnumber(desc, "stream_id");
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
+													&TTSOpsMinimalTuple);
 	int			pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
 
 	/* other triggers read the same rows, each through a pointer of its own */
@@ -341,61 +347,70 @@ fill_from_transition(EventBatch *batch, const Projection *projection, TriggerDat
 	while (tuplestore_gettupleslot(rows, true, false, slot))
 	{
 		slot_getallattrs(slot);
-		if (event_passes(projection, slot, type_column, stream_column))
-			add_event(batch, RelationGetRelid(trigger->tg_relation), slot);
+		add_event(batch, projection, &source, slot->tts_values, slot->tts_isnull);
 	}
 	tuplestore_select_read_pointer(rows, 0);
 	ExecDropSingleTupleTableSlot(slot);
+	if (source.upcasting)
+		UpcastingEnd(source.upcasting);
 }
 
-/* Adds a row of an event table, which has no position yet. */
+/*
+ * Adds an event, given as the columns of daybook.event, if the projection
+ * wants it: upcast, and without a position, which it does not have yet.
+ */
 static void
-add_event(EventBatch *batch, Oid event_table, TupleTableSlot *slot)
+add_event(EventBatch *batch, const Projection *projection, const InlineSource *source,
+		  Datum *event_values, bool *event_nulls)
 {
-	Datum		values[MaxHeapAttributeNumber];
-	bool		nulls[MaxHeapAttributeNumber];
-	TupleDesc	from_desc = slot->tts_tupleDescriptor;
-	int			from = 0;
+	Datum		values[LOG_EVENT_NATTS];
+	bool		nulls[LOG_EVENT_NATTS];
+	Datum	   *event = values + 2;
 
+	if (!category_is_wanted(projection, event_values[EVENT_STREAM_ID - 1]))
+		return;
 	values[0] = (Datum) 0;
 	nulls[0] = true;
-	values[1] = ObjectIdGetDatum(event_table);
+	values[1] = ObjectIdGetDatum(RelationGetRelid(source->table));
 	nulls[1] = false;
-	for (int i = 2; i < batch->desc->natts; i++)
-	{
-		nulls[i] = TupleDescAttr(batch->desc, i)->attisdropped;
-		if (nulls[i])
-			continue;
-		while (from < from_desc->natts && TupleDescAttr(from_desc, from)->attisdropped)
-			from++;
-		nulls[i] = from >= from_desc->natts || slot->tts_isnull[from];
-		values[i] = nulls[i] ? (Datum) 0 : slot->tts_values[from];
-		from++;
-	}
+	memcpy(event, event_values, sizeof(Datum) * EVENT_NATTS);
+	memcpy(nulls + 2, event_nulls, sizeof(bool) * EVENT_NATTS);
+	if (source->upcasting &&
+		UpcastApplies(source->upcasting, DatumGetTextPP(event[EVENT_TYPE - 1]),
+					  DatumGetInt32(event[EVENT_SCHEMA_VERSION - 1])) &&
+		!Upcast(source->upcasting, event, nulls + 2))
+		return;
+	if (!type_is_wanted(projection, event[EVENT_TYPE - 1]))
+		return;
 	tuplestore_putvalues(batch->events, batch->desc, values, nulls);
 	batch->count++;
 }
 
 static bool
-event_passes(const Projection *projection, TupleTableSlot *slot, int type_column, int stream_column)
+category_is_wanted(const Projection *projection, Datum stream_id)
 {
-	if (projection->types != NULL)
-	{
-		text	   *type = DatumGetTextPP(slot->tts_values[type_column - 1]);
+	text	   *stream;
+	const char *dash;
+	int			len;
 
-		if (!array_has(projection->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
-			return false;
-	}
-	if (projection->categories != NULL)
-	{
-		text	   *stream = DatumGetTextPP(slot->tts_values[stream_column - 1]);
-		const char *id = VARDATA_ANY(stream);
-		int			len = VARSIZE_ANY_EXHDR(stream);
-		const char *dash = memchr(id, '-', len);
+	if (projection->categories == NULL)
+		return true;
+	stream = DatumGetTextPP(stream_id);
+	len = VARSIZE_ANY_EXHDR(stream);
+	dash = memchr(VARDATA_ANY(stream), '-', len);
+	return array_has(projection->categories, VARDATA_ANY(stream),
+					 dash ? dash - VARDATA_ANY(stream) : len);
+}
 
-		return array_has(projection->categories, id, dash ? dash - id : len);
-	}
-	return true;
+static bool
+type_is_wanted(const Projection *projection, Datum type)
+{
+	text	   *string;
+
+	if (projection->types == NULL)
+		return true;
+	string = DatumGetTextPP(type);
+	return array_has(projection->types, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
 }
 
 /* Whether a text[] without nulls has the value. */
@@ -415,58 +430,90 @@ array_has(ArrayType *array, const char *value, int len)
 	return false;
 }
 
-/*
- * Events of all sources in the order of ids: after $1, of types $2, of
- * categories $3.  NULL when no source is left.
- */
-static char *
-replay_query(const Projection *projection)
+/* The sources that are still there, which the caller has locked. */
+static List *
+open_sources(const Projection *projection)
 {
-	StringInfoData query;
+	List	   *result = NIL;
 	Oid		   *sources;
 	int			n = RelationArray(projection->sources, &sources);
-	const char *separator = "SELECT * FROM (";
 
-	initStringInfo(&query);
 	for (int i = 0; i < n; i++)
 	{
-		if (get_rel_name(sources[i]) == NULL)
+		Relation	table = try_table_open(sources[i], AccessShareLock);
+		InlineSource *source;
+
+		if (table == NULL)
 			continue;
-		appendStringInfo(&query,
-						 "%s SELECT NULL::pg_catalog.int8, %u::pg_catalog.regclass, e.*"
-						 " FROM ONLY %s e"
-						 " WHERE e.id OPERATOR(pg_catalog.>) $1",
-						 separator, sources[i], RelationText(sources[i]));
-		append_condition(&query, "e.type = ANY ($2)", projection->types);
-		append_condition(&query, "pg_catalog.split_part(e.stream_id, '-', 1) = ANY ($3)",
-						 projection->categories);
-		separator = " UNION ALL";
+		source = palloc(sizeof(InlineSource));
+		source->table = table;
+		source->upcasting = UpcastingBegin(table);
+		result = lappend(result, source);
 	}
-	if (query.len == 0)
-		return NULL;
+	return result;
+}
+
+static void
+close_sources(List *sources)
+{
+	ListCell   *lc;
+
+	foreach(lc, sources)
+	{
+		InlineSource *source = lfirst(lc);
+
+		if (source->upcasting)
+			UpcastingEnd(source->upcasting);
+		table_close(source->table, NoLock);
+	}
+}
+
+/* Events of all sources in the order of ids, after $1, with the number of their source. */
+static char *
+replay_query(List *sources)
+{
+	StringInfoData query;
+
+	initStringInfo(&query);
+	for (int i = 0; i < list_length(sources); i++)
+	{
+		InlineSource *source = list_nth(sources, i);
+
+		appendStringInfo(&query, "%s SELECT e.*, %d AS source FROM ONLY %s e WHERE e.id OPERATOR(pg_catalog.>) $1",
+						 i == 0 ? "SELECT * FROM (" : " UNION ALL", i,
+						 RelationText(RelationGetRelid(source->table)));
+	}
 	appendStringInfoString(&query, ") s ORDER BY s.id");
 	return query.data;
 }
 
-static void
-append_condition(StringInfo query, const char *condition, ArrayType *values)
-{
-	if (values != NULL)
-		appendStringInfo(query, " AND %s", condition);
-}
-
 /* Hands what the cursor has just fetched to the handler. */
 static void
-replay_batch(Handler *handler)
+replay_batch(Handler *handler, List *sources)
 {
 	SPITupleTable *fetched = SPI_tuptable;
 	EventBatch	batch;
+	ListCell   *lc;
 
 	EventBatchInit(&batch);
 	for (uint64 i = 0; i < fetched->numvals; i++)
-		tuplestore_puttuple(batch.events, fetched->vals[i]);
-	batch.count = fetched->numvals;
-	HandlerRun(handler, &batch);
+	{
+		Datum		values[EVENT_NATTS + 1];
+		bool		nulls[EVENT_NATTS + 1];
+
+		heap_deform_tuple(fetched->vals[i], fetched->tupdesc, values, nulls);
+		add_event(&batch, handler->projection, list_nth(sources, DatumGetInt32(values[EVENT_NATTS])),
+				  values, nulls);
+	}
+	foreach(lc, sources)
+	{
+		InlineSource *source = lfirst(lc);
+
+		if (source->upcasting)
+			UpcastRest(source->upcasting);
+	}
+	if (batch.count > 0)
+		HandlerRun(handler, &batch);
 	EventBatchEnd(&batch);
 	SPI_freetuptable(fetched);
 }

@@ -93,7 +93,8 @@ typedef struct Projector
 	uint64		wait_beyond;	/* nothing to do until the log's head is above this */
 
 	/* the batch in hand, for when it fails */
-	bool		has_batch;
+	int64		wanted;			/* events asked for, 0 if none yet */
+	bool		has_batch;		/* they have been read */
 	EventBatch	batch;
 } Projector;
 
@@ -239,7 +240,9 @@ project(Projector *projector)
 	ProjectorStep step;
 	Handler    *handler;
 
+	projector->wanted = 0;
 	projector->has_batch = false;
+	memset(&projector->batch, 0, sizeof(EventBatch));
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	handler = lock_projection(projector, &progress);
@@ -391,6 +394,7 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	bool	   *nulls;
 	TupleDesc	event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
 
+	projector->wanted = limit;
 	EventBatchInit(batch);
 	values = palloc(sizeof(Datum) * batch->desc->natts);
 	nulls = palloc(sizeof(bool) * batch->desc->natts);
@@ -459,7 +463,7 @@ batch_succeeded(Projector *projector)
 static ProjectorStep
 batch_failed(Projector *projector, ErrorData *error)
 {
-	int64		count = projector->has_batch ? projector->batch.count : 0;
+	int64		count = projector->has_batch ? projector->batch.count : projector->wanted;
 	bool		transient = is_transient(error->sqlerrcode);
 
 	/* pause_projection and its like broke the batch off */
@@ -470,7 +474,7 @@ batch_failed(Projector *projector, ErrorData *error)
 	{
 		projector->retry_at = next_try(projector->attempts++, TRANSIENT_PAUSE);
 		/* less work may fit where a time-out was the reason */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && count > 1)
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->has_batch && count > 1)
 			narrow(projector);
 		record_failure(projector, error, false, false);
 	}
@@ -483,7 +487,7 @@ batch_failed(Projector *projector, ErrorData *error)
 	else
 	{
 		projector->retry_at = next_try(projector->attempts++, FAILED_PAUSE);
-		record_failure(projector, error, true, count == 1);
+		record_failure(projector, error, true, projector->has_batch && count == 1);
 		report_failure(projector, error);
 	}
 	return STEP_MORE;
@@ -499,18 +503,22 @@ is_transient(int sqlstate)
 		sqlstate == ERRCODE_QUERY_CANCELED;
 }
 
-/* Tries half of the failed batch next, or all that a function got through. */
+/*
+ * Tries half of the failed batch next, or all events before the one in which
+ * a function failed.  A batch that could not be read may be smaller than what
+ * was asked for.
+ */
 static void
 narrow(Projector *projector)
 {
 	EventBatch *batch = &projector->batch;
 
-	projector->suspects = batch->count;
-	projector->suspects_end = batch->last_position;
+	projector->suspects = projector->has_batch ? batch->count : projector->wanted;
+	projector->suspects_end = projector->has_batch ? batch->last_position : PG_INT64_MAX;
 	if (batch->current.event_id != 0 && batch->done < batch->count)
 		projector->limit = Max(batch->done, 1);
 	else
-		projector->limit = batch->count / 2;
+		projector->limit = projector->suspects / 2;
 }
 
 static TimestampTz
