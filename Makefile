@@ -16,6 +16,7 @@ SQL_PARTS = \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql \
+	src/fold/fold.sql \
 	src/projection/projection.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
