@@ -17,7 +17,8 @@ SQL_PARTS = \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql \
 	src/fold/fold.sql \
-	src/projection/projection.sql
+	src/projection/projection.sql \
+	src/subscription/subscription.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql

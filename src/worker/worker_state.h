@@ -55,6 +55,11 @@ typedef struct DatabaseState
 	pg_atomic_uint64 flush_request; /* WAL to flush before the next round */
 	ConditionVariable published;	/* head or sequenced_lsn has moved */
 	ConditionVariable projected;	/* some projection's position has moved */
+
+	/* consumers of subscriptions; those that wait do so for published */
+	pg_atomic_uint32 waiting_consumers;
+	pg_atomic_uint64 consumer_changes;	/* one has let go of what others may fetch */
+	pg_atomic_uint64 consumer_refusals; /* one has found a partition locked */
 } DatabaseState;
 
 extern Size WorkerStateSize(void);
