@@ -134,6 +134,16 @@ copy_sources() {
 	"${run[@]}" chown "$owner:" "$to"
 }
 
+# copy_postgres VERSION TO: a copy of Debian's PostgreSQL, which finds its files
+# relative to its programs, so that an extension can be installed into it alone.
+copy_postgres() {
+	local version=$1 to=$2 part
+	mkdir -p "$to/lib/postgresql" "$to/share/postgresql" "$to/include"
+	for part in "lib/postgresql/$version" "share/postgresql/$version" include/postgresql; do
+		rsync -rlpt --delete "/usr/$part/" "$to/$part/"
+	done
+}
+
 # build_and_install TREE PG_CONFIG LOG: copies the sources to TREE, builds them
 # there as the server's user and installs daybook into that PostgreSQL, as root
 # unless it is the caller's own.
