@@ -48,7 +48,7 @@ typedef struct DatabaseState
 	TimestampTz started_at;
 	TimestampTz last_published_at;
 	int64		low_water;		/* ids up to here are done with */
-	int			open_gaps;		/* transactions whose ids are waited for */
+	int			open_gaps;		/* stretches of ids with missing ones */
 	XLogRecPtr	decoded_lsn;
 	pg_atomic_uint64 head;		/* last position published */
 	pg_atomic_uint64 sequenced_lsn; /* events of commits up to here are in the log */
