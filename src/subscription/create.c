@@ -214,7 +214,7 @@ daybook_drop_subscription(PG_FUNCTION_ARGS)
 	delete_rows("subscription_partition", "subscription_partition_pkey", name);
 	delete_rows("subscription_stream", "subscription_stream_pkey", name);
 	delete_rows("subscription_queue", "subscription_queue_pkey", name);
-	delete_rows("subscription_discarded", "subscription_discarded_pkey", name);
+	delete_rows("subscription_discard", "subscription_discard_pkey", name);
 	SubscriptionDelete(sub);
 	/* consumers that wait learn that there is nothing to wait for */
 	ConsumersWakeAtCommit();

@@ -52,6 +52,13 @@ DeliveriesExcuse(Deliveries *deliveries)
 		deliveries->ends[deliveries->count - 1] = -Abs(deliveries->ends[deliveries->count - 1]);
 }
 
+void
+DeliveriesExcuseAll(Deliveries *deliveries)
+{
+	for (int i = 0; i < deliveries->count; i++)
+		deliveries->ends[i] = -Abs(deliveries->ends[i]);
+}
+
 /* Forgets what has been acknowledged up to a position. */
 void
 DeliveriesSettle(Deliveries *deliveries, int64 upto)

@@ -121,7 +121,6 @@ typedef struct Choice
 } Choice;
 
 static void fetch_init(Fetch *fetch, FunctionCallInfo fcinfo);
-static TimestampTz after_interval(Interval *interval);
 static int	fetch_round(Fetch *fetch);
 static void load_candidates(Fetch *fetch);
 static void check_not_ahead(Fetch *fetch, List *partitions);
@@ -207,26 +206,18 @@ fetch_init(Fetch *fetch, FunctionCallInfo fcinfo)
 				 errmsg("consumer must have between 1 and %d bytes", MAX_CONSUMER_BYTES),
 				 errdetail("The name given has %d.", (int) strlen(fetch->consumer))));
 	fetch->lease = PG_GETARG_INTERVAL_P(FETCH_LEASE);
-	if (after_interval(fetch->lease) <= now)
+	if (TimestampTzPlusInterval(now, fetch->lease) <= now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("lease must be longer than nothing")));
-	fetch->wait_until = after_interval(PG_GETARG_INTERVAL_P(FETCH_WAIT));
-	fetch->waits = fetch->wait_until > GetCurrentTimestamp();
+	fetch->wait_until = TimestampTzPlusInterval(now, PG_GETARG_INTERVAL_P(FETCH_WAIT));
+	fetch->waits = fetch->wait_until > now;
 	if (fetch->wait_until < now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("wait must not be negative")));
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	fetch->result = (ReturnSetInfo *) fcinfo->resultinfo;
-}
-
-static TimestampTz
-after_interval(Interval *interval)
-{
-	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-												   TimestampTzGetDatum(GetCurrentTimestamp()),
-												   IntervalPGetDatum(interval)));
 }
 
 /* Looks once for events; returns how many are handed out. */
@@ -424,6 +415,7 @@ hand_out_group(Fetch *fetch, List *group)
 {
 	Batch	   *batch;
 	List	   *changed;
+	TimestampTz now;
 	ListCell   *lc;
 
 	do
@@ -436,7 +428,8 @@ hand_out_group(Fetch *fetch, List *group)
 	if (group == NIL)
 		return 0;
 
-	BatchLease(batch, GetCurrentTimestamp(), after_interval(fetch->lease));
+	now = GetCurrentTimestamp();
+	BatchLease(batch, now, TimestampTzPlusInterval(now, fetch->lease));
 	fetch->wrote = true;
 	if (batch->count == 0)
 	{

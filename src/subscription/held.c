@@ -31,6 +31,8 @@ void
 HeldStreamBlock(HeldStream *stream, int64 position, TimestampTz until,
 				const char *reason, const char *consumer)
 {
+	if (stream->blocked_at != position)
+		stream->forgiven = 0;
 	stream->blocked_at = position;
 	stream->blocked_until = until;
 	stream->reason = pstrdup(reason);
@@ -43,6 +45,7 @@ HeldStreamUnblock(HeldStream *stream)
 {
 	stream->blocked_at = 0;
 	stream->blocked_until = 0;
+	stream->forgiven = 0;
 	stream->reason = NULL;
 	stream->failed_consumer = NULL;
 	stream->failed_at = 0;

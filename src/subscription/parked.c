@@ -17,7 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* columns of daybook.subscription_discarded, from 0 */
+/* columns of daybook.subscription_discard, from 0 */
 enum
 {
 	D_SUBSCRIPTION,
@@ -98,18 +98,15 @@ lock_stream(const Subscription *sub, const StreamKey *key, Partition *partition)
 	return HeldStreamLoad(sub, key);
 }
 
-/* The event that failed goes out alone, as a new one, and then the others. */
+/* The event that failed goes out alone, as often as a new one may, and then the others. */
 static void
 retry_stream(const Subscription *sub, HeldStream *stream)
 {
 	QueuedEvent *event = QueueFind(sub, stream->partition, stream->blocked_at);
 
 	if (event)
-	{
-		event->deliveries = 0;
-		QueueStore(sub, event);
-	}
-	stream->deliveries.count = 0;
+		stream->forgiven = HeldEventDeliveries(stream, event);
+	DeliveriesExcuseAll(&stream->deliveries);
 	stream->blocked_until = GetCurrentTimestamp();
 	HeldStreamUpdate(sub, stream);
 }
@@ -187,5 +184,5 @@ record_discarded(const Subscription *sub, const HeldStream *stream,
 	values[D_REASON] = CStringGetTextDatum(reason);
 	values[D_DISCARDED_BY] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false));
 	values[D_DISCARDED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	OwnRowStore("subscription_discarded", &tid, values, nulls);
+	OwnRowStore("subscription_discard", &tid, values, nulls);
 }

@@ -37,6 +37,7 @@ enum
 	H_LEASE,
 	H_DELIVERED_UPTO,
 	H_DELIVERIES,
+	H_FORGIVEN,
 	H_REASON,
 	H_FAILED_CONSUMER,
 	H_FAILED_AT,
@@ -179,6 +180,7 @@ HeldStreamStore(const Subscription *sub, HeldStream *stream)
 	values[H_LEASE] = Int64OrNull(stream->lease, &nulls[H_LEASE]);
 	values[H_DELIVERED_UPTO] = Int64OrNull(stream->delivered_upto, &nulls[H_DELIVERED_UPTO]);
 	values[H_DELIVERIES] = DeliveriesToArray(&stream->deliveries);
+	values[H_FORGIVEN] = Int32GetDatum(stream->forgiven);
 	values[H_REASON] = TextOrNull(stream->reason, &nulls[H_REASON]);
 	values[H_FAILED_CONSUMER] = TextOrNull(stream->failed_consumer, &nulls[H_FAILED_CONSUMER]);
 	values[H_FAILED_AT] = Int64OrNull(stream->failed_at, &nulls[H_FAILED_AT]);
@@ -231,6 +233,7 @@ next_stream(OwnScan *scan)
 	if (!nulls[H_DELIVERED_UPTO])
 		stream->delivered_upto = DatumGetInt64(values[H_DELIVERED_UPTO]);
 	DeliveriesFromArray(&stream->deliveries, values[H_DELIVERIES]);
+	stream->forgiven = DatumGetInt32(values[H_FORGIVEN]);
 	if (!nulls[H_REASON])
 		stream->reason = TextDatumGetCString(values[H_REASON]);
 	if (!nulls[H_FAILED_CONSUMER])

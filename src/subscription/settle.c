@@ -301,6 +301,8 @@ check_was_handed_out(Failure *failure)
 	if (stream && failure->queued)
 	{
 		failure->deliveries = HeldEventDeliveries(stream, failure->queued);
+		if (stream->blocked_at == failure->position)
+			failure->deliveries -= stream->forgiven;
 		failure->settled = !partition->outstanding || stream->lease != failure->lease ||
 			failure->position > stream->delivered_upto;
 		return;
@@ -330,9 +332,7 @@ retry_time(FunctionCallInfo fcinfo, const Failure *failure)
 	if (PG_ARGISNULL(NACK_DELAY))
 		return TimestampTzPlusMilliseconds(now, Min(FIRST_PAUSE << Min(failure->deliveries - 1, 10),
 													LONGEST_PAUSE));
-	result = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													 TimestampTzGetDatum(now),
-													 PG_GETARG_DATUM(NACK_DELAY)));
+	result = TimestampTzPlusInterval(now, PG_GETARG_INTERVAL_P(NACK_DELAY));
 	if (result < now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -433,15 +433,14 @@ Datum
 daybook_extend_lease(PG_FUNCTION_ARGS)
 {
 	Subscription *sub = begin(fcinfo, "daybook.extend_lease()");
+	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until;
 	ListCell   *lc;
 
 	RefuseNull(&fcinfo->args[1], "lease");
 	RefuseNull(&fcinfo->args[2], "duration");
-	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													TimestampTzGetDatum(GetCurrentTimestamp()),
-													PG_GETARG_DATUM(2)));
-	if (until <= GetCurrentTimestamp())
+	until = TimestampTzPlusInterval(now, PG_GETARG_INTERVAL_P(2));
+	if (until <= now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("duration must be longer than nothing")));

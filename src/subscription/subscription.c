@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #define SUBSCRIPTION_TABLE	"subscription"
@@ -278,6 +279,14 @@ EventStreamId(const LogEvent *event, TupleDesc event_desc)
 	bool		isnull;
 
 	return TextDatumGetCString(heap_getattr(event->tuple, EVENT_STREAM_ID, event_desc, &isnull));
+}
+
+TimestampTz
+TimestampTzPlusInterval(TimestampTz time, Interval *interval)
+{
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												   TimestampTzGetDatum(time),
+												   IntervalPGetDatum(interval)));
 }
 
 /*

@@ -105,6 +105,7 @@ typedef struct HeldStream
 	int64		lease;			/* under which events were handed out last */
 	int64		delivered_upto;
 	Deliveries	deliveries;
+	int			forgiven;		/* deliveries of the blocking event before it was retried by hand */
 	char	   *reason;
 	char	   *failed_consumer;
 	TimestampTz failed_at;
@@ -137,6 +138,7 @@ extern void PartitionUnlock(const Subscription *sub, int partition);
 extern int	PartitionOfEvent(const Subscription *sub, const LogEvent *event,
 							 TupleDesc event_desc, StreamKey *key);
 extern char *EventStreamId(const LogEvent *event, TupleDesc event_desc);
+extern TimestampTz TimestampTzPlusInterval(TimestampTz time, Interval *interval);
 
 /* A reader of the subscription's events, with the rights of its owner. */
 typedef struct OwnerReader
@@ -156,6 +158,7 @@ extern void DeliveriesAdd(Deliveries *deliveries, int64 end);
 extern int	DeliveriesOf(const Deliveries *deliveries, int64 position);
 extern int	DeliveriesSuspicious(const Deliveries *deliveries, int64 position);
 extern void DeliveriesExcuse(Deliveries *deliveries);
+extern void DeliveriesExcuseAll(Deliveries *deliveries);
 extern void DeliveriesSettle(Deliveries *deliveries, int64 upto);
 extern Datum DeliveriesToArray(const Deliveries *deliveries);
 extern void DeliveriesFromArray(Deliveries *deliveries, Datum array);

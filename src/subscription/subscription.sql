@@ -50,6 +50,7 @@ CREATE TABLE daybook.subscription_stream (
 	lease bigint,
 	delivered_upto bigint,
 	deliveries bigint[] NOT NULL,
+	forgiven int NOT NULL,
 	reason text,
 	failed_consumer text,
 	failed_at timestamptz,
@@ -76,7 +77,7 @@ CREATE INDEX subscription_queue_stream ON daybook.subscription_queue (subscripti
 COMMENT ON TABLE daybook.subscription_queue IS 'events of streams that subscriptions hold back; read daybook.subscription_parked';
 SELECT pg_catalog.pg_extension_config_dump('daybook.subscription_queue', '');
 
-CREATE TABLE daybook.subscription_discarded (
+CREATE TABLE daybook.subscription_discard (
 	subscription text COLLATE "C" NOT NULL,
 	position bigint NOT NULL,
 	event_table regclass,
@@ -88,8 +89,8 @@ CREATE TABLE daybook.subscription_discarded (
 	discarded_at timestamptz NOT NULL,
 	PRIMARY KEY (subscription, position)
 );
-COMMENT ON TABLE daybook.subscription_discarded IS 'events that were discarded from a subscription: which, why, by whom and when';
-SELECT pg_catalog.pg_extension_config_dump('daybook.subscription_discarded', '');
+COMMENT ON TABLE daybook.subscription_discard IS 'events that were given up; read daybook.subscription_discarded';
+SELECT pg_catalog.pg_extension_config_dump('daybook.subscription_discard', '');
 
 -- One number for each lease: of two leases the later has the higher.
 CREATE SEQUENCE daybook.subscription_lease_seq AS bigint CACHE 1;
@@ -309,3 +310,12 @@ WHERE daybook.may_consume(s.owner, s.consumers);
 COMMENT ON VIEW daybook.subscription_parked IS
 'events that subscriptions of the current user hold back: parked, retrying at a later time, or queued behind such an event of their stream';
 GRANT SELECT ON daybook.subscription_parked TO PUBLIC;
+
+CREATE VIEW daybook.subscription_discarded AS
+SELECT d.subscription, d.event_table, d.stream_id, d.position, d.id, d.failure, d.reason, d.discarded_by, d.discarded_at
+FROM daybook.subscription_discard d
+JOIN daybook.subscription s ON s.name = d.subscription
+WHERE daybook.may_consume(s.owner, s.consumers);
+COMMENT ON VIEW daybook.subscription_discarded IS
+'events that were discarded from subscriptions of the current user: how they failed, why they were given up, by whom and when';
+GRANT SELECT ON daybook.subscription_discarded TO PUBLIC;
