@@ -16,7 +16,9 @@ SQL_PARTS = \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql \
-	src/projection/projection.sql
+	src/projection/projection.sql \
+	src/projection/parking.sql \
+	src/projection/projection_status.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql
