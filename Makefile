@@ -18,6 +18,8 @@ SQL_PARTS = \
 	src/replay/replay.sql \
 	src/fold/fold.sql \
 	src/projection/projection.sql \
+	src/projection/parking.sql \
+	src/projection/projection_status.sql \
 	src/subscription/subscription.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql

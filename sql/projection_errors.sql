@@ -66,7 +66,7 @@ SELECT split_part(try($$'p', '{account}', 'SELECT 1', '{kept}', from_position =>
 SELECT try($$'p', '{account}', 'SELECT 1', '{kept}', mode => 'inline', from_position => 1$$);
 -- nothing was written; a name is taken once
 SELECT count(*) FROM daybook.projection_status WHERE name IN ('p', '');
-SELECT try($$'p', '{account}', 'INSERT INTO kept SELECT id, (data->>''n'')::int FROM new_events', '{kept}', batch_size => 100$$);
+SELECT try($$'p', '{account}', 'INSERT INTO kept SELECT id, (data->>''n'')::int FROM new_events', '{kept}', batch_size => 100, on_error => 'stop'$$);
 SELECT try($$'p', '{account}', 'SELECT 1', '{kept}'$$);
 \pset tuples_only
 SELECT daybook.pause_projection('nobody');

@@ -27,9 +27,7 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
-static Projection *projection_to_change(FunctionCallInfo fcinfo, ProjectionProgress *progress);
 static Projection *owned_projection(const char *name);
-static void save_change(Projection *projection, ProjectionProgress *progress);
 static void clear_error(ProjectionProgress *progress);
 static void check_tables_not_shared(const Projection *projection);
 static bool arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared);
@@ -41,7 +39,7 @@ Datum
 daybook_pause_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
-	Projection *projection = projection_to_change(fcinfo, &progress);
+	Projection *projection = ProjectionToChange(fcinfo, &progress);
 
 	if (projection->is_paused)
 		PG_RETURN_VOID();
@@ -51,7 +49,7 @@ daybook_pause_projection(PG_FUNCTION_ARGS)
 		progress.paused_at_id = InlineLastEventId(projection);
 	}
 	ProjectionSetState(projection, true);
-	save_change(projection, &progress);
+	ProjectionSaveChange(projection, &progress);
 	PG_RETURN_VOID();
 }
 
@@ -60,7 +58,7 @@ Datum
 daybook_resume_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
-	Projection *projection = projection_to_change(fcinfo, &progress);
+	Projection *projection = ProjectionToChange(fcinfo, &progress);
 
 	if (projection->is_inline && projection->is_paused)
 	{
@@ -76,7 +74,7 @@ daybook_resume_projection(PG_FUNCTION_ARGS)
 	progress.retry_at = 0;
 	progress.failed_at = 0;
 	progress.attempts = 0;
-	save_change(projection, &progress);
+	ProjectionSaveChange(projection, &progress);
 	PG_RETURN_VOID();
 }
 
@@ -85,19 +83,20 @@ Datum
 daybook_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
-	Projection *projection = projection_to_change(fcinfo, &progress);
+	Projection *projection = ProjectionToChange(fcinfo, &progress);
 
 	check_tables_not_shared(projection);
 	if (projection->is_inline)
 		InlineLockSources(projection);
 	empty_tables(projection);
+	ParkedDelete(projection->name);
 	clear_error(&progress);
 	progress.position = projection->from_position;
 	if (projection->is_inline && projection->is_paused)
 		progress.paused_at_id = InlineLastEventId(projection);
 	if (projection->is_inline)
 		InlineReplay(projection, 0);
-	save_change(projection, &progress);
+	ProjectionSaveChange(projection, &progress);
 	PG_RETURN_VOID();
 }
 
@@ -106,10 +105,11 @@ Datum
 daybook_drop_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
-	Projection *projection = projection_to_change(fcinfo, &progress);
+	Projection *projection = ProjectionToChange(fcinfo, &progress);
 
 	if (projection->is_inline)
 		InlineDetach(projection);
+	ParkedDelete(projection->name);
 	ProgressDelete(projection->name);
 	ProjectionDelete(projection);
 	ProjectorNotifyAtCommit(projection->name);
@@ -120,8 +120,8 @@ daybook_drop_projection(PG_FUNCTION_ARGS)
  * The projection named by the first argument, which must be the caller's,
  * locked, with the batch in progress stopped.
  */
-static Projection *
-projection_to_change(FunctionCallInfo fcinfo, ProjectionProgress *progress)
+Projection *
+ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Projection *projection = owned_projection(name);
@@ -154,8 +154,8 @@ owned_projection(const char *name)
 }
 
 /* Stores the progress and has the projection's worker take note at commit. */
-static void
-save_change(Projection *projection, ProjectionProgress *progress)
+void
+ProjectionSaveChange(Projection *projection, ProjectionProgress *progress)
 {
 	progress->generation++;
 	ProgressUpdate(projection, progress);

@@ -22,6 +22,7 @@
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
 #include "projection/projection.h"
+#include "replay/event_reader.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -144,6 +145,7 @@ EventBatchInit(EventBatch *batch)
 {
 	memset(batch, 0, sizeof(EventBatch));
 	batch->desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("log_event"), -1);
+	batch->event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
 	/* "false" still lets the executor rewind, which is all it needs */
 	batch->events = tuplestore_begin_heap(false, false, work_mem);
 }
@@ -153,6 +155,25 @@ EventBatchEnd(EventBatch *batch)
 {
 	tuplestore_end(batch->events);
 	FreeTupleDesc(batch->desc);
+	FreeTupleDesc(batch->event_desc);
+}
+
+/* Adds an event that was read from the log. */
+void
+EventBatchAdd(EventBatch *batch, const LogEvent *event)
+{
+	Datum		values[LOG_EVENT_NATTS];
+	bool		nulls[LOG_EVENT_NATTS];
+
+	LogEventValues(event, batch->event_desc, values, nulls);
+	tuplestore_putvalues(batch->events, batch->desc, values, nulls);
+	batch->last_position = event->entry.position;
+	if (batch->count++ == 0)
+	{
+		batch->first.position = event->entry.position;
+		batch->first.event_table = event->event_table;
+		batch->first.event_id = event->entry.id;
+	}
 }
 
 /*

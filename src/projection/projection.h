@@ -13,10 +13,13 @@
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 #include "storage/lockdefs.h"
 #include "utils/array.h"
 #include "utils/tuplestore.h"
+
+struct LogEvent;
 
 #define PROJECTION_MAX_BATCH_SIZE	1000000
 
@@ -101,12 +104,31 @@ typedef struct EventBatch
 {
 	Tuplestorestate *events;
 	TupleDesc	desc;
+	TupleDesc	event_desc;
 	int64		count;
 	EventPlace	first;
 	int64		last_position;
 	EventPlace	current;		/* function handlers: the event in hand */
 	int64		done;			/* function handlers: events before it */
 } EventBatch;
+
+/*
+ * Finding the event that makes a batch fail: halves of what is suspect are
+ * tried until it stands alone.
+ */
+typedef struct Suspects
+{
+	int64		limit;			/* events in the next batch, 0: no limit */
+	int64		count;			/* events, from the position on, of which one fails */
+	int64		end;			/* position of the last of them */
+} Suspects;
+
+/* suspects.c */
+extern void SuspectsNarrow(Suspects *suspects, const EventBatch *batch);
+extern void SuspectsPassed(Suspects *suspects, int64 count, int64 position);
+extern bool ErrorIsTransient(int sqlstate);
+extern bool ErrorIsForeign(int sqlstate);
+extern void ProjectionErrorSet(ProjectionError *error, const ErrorData *data);
 
 /* A handler made ready to run. */
 typedef struct Handler
@@ -122,6 +144,7 @@ extern Handler *HandlerGet(const char *name);
 extern void HandlerCheck(const Projection *projection);
 extern void HandlerRun(Handler *handler, EventBatch *batch);
 extern void EventBatchInit(EventBatch *batch);
+extern void EventBatchAdd(EventBatch *batch, const struct LogEvent *event);
 extern void EventBatchEnd(EventBatch *batch);
 
 /* The projection's owner and search path, for as long as its code runs. */
@@ -135,6 +158,28 @@ typedef struct OwnerContext
 extern void OwnerContextEnter(OwnerContext *saved, const Projection *projection);
 extern void OwnerContextLeave(const OwnerContext *saved);
 extern void SuperuserContextEnter(OwnerContext *saved);
+
+/* An event that waits in a projection's queue, or is on its way there. */
+typedef struct ParkedEvent
+{
+	EventPlace	place;
+	char	   *stream_id;
+} ParkedEvent;
+
+typedef struct ParkedStreams ParkedStreams;
+
+/* parking.c */
+extern ParkedStreams *ParkedStreamsCreate(MemoryContext context);
+extern void ParkedStreamsLoad(ParkedStreams *streams, const char *name);
+extern bool ParkedStreamsHave(const ParkedStreams *streams, Oid event_table, const char *stream_id);
+extern void ParkedStreamsAdd(ParkedStreams *streams, Oid event_table, const char *stream_id);
+extern void ParkCause(const char *name, const ParkedEvent *event, const ProjectionError *error, int attempts);
+extern void ParkBehind(const char *name, List *events);
+extern void ParkedDelete(const char *name);
+
+/* control.c */
+extern Projection *ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress);
+extern void ProjectionSaveChange(Projection *projection, ProjectionProgress *progress);
 
 /* inline.c */
 extern void InlineAttach(Projection *projection);

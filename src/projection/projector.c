@@ -12,8 +12,10 @@
  *
  * No event is ever skipped.  A batch that fails is tried again in halves
  * until the event that fails stands alone, all events before it having been
- * applied; it is then tried again with growing pauses.  Failures that may
- * pass by themselves, such as deadlocks, are only tried again.
+ * applied.  It is then parked, and with it all later events of its stream, or
+ * tried again with growing pauses if the projection shall stop or the reason
+ * does not lie with the event.  Failures that may pass by themselves, such as
+ * deadlocks, are only tried again.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +26,7 @@
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "daybook.h"
+#include "event_table/event_table.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -85,17 +88,20 @@ typedef struct Projector
 	TimestampTz retry_at;
 	ItemPointerData progress_tid;	/* where the row was when this worker wrote it last */
 
-	/* narrowing down a failure */
-	int64		limit;			/* events in the next batch, 0: as many as the projection says */
-	int64		suspects;		/* events, from position on, of which one fails; 0: unknown */
-	int64		suspects_end;	/* position of the last of them */
+	Suspects	suspects;
+	MemoryContext parked_context;
+	ParkedStreams *parked;		/* streams whose events are not applied for now */
 
 	uint64		wait_beyond;	/* nothing to do until the log's head is above this */
 
 	/* the batch in hand, for when it fails */
 	int64		wanted;			/* events asked for, 0 if none yet */
 	bool		has_batch;		/* they have been read */
+	bool		parks;			/* a failing event is set aside */
 	EventBatch	batch;
+	int64		batch_end;		/* position after it */
+	char	   *first_stream;	/* of its first event */
+	List	   *queued;			/* ParkedEvents met on the way */
 } Projector;
 
 static void projector_init(Projector *projector, const ProjectorLaunch *launch);
@@ -108,13 +114,16 @@ static ProjectorStep claim(Projector *projector, Projection *projection, Project
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
 static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
+static void take_event(Projector *projector, LogEvent *event);
 static void apply_batch(Projector *projector, Handler *handler);
 static void batch_succeeded(Projector *projector);
 static ProjectorStep batch_failed(Projector *projector, ErrorData *error);
-static bool is_transient(int sqlstate);
 static void narrow(Projector *projector);
+static void park(Projector *projector, ErrorData *error);
+static void load_parked(Projector *projector);
 static TimestampTz next_try(int attempts, long first_pause);
 static void record_failure(Projector *projector, ErrorData *error, bool failed, bool isolated);
+static Projection *lock_claimed(Projector *projector, ProjectionProgress *progress);
 static void report_failure(Projector *projector, ErrorData *error);
 static void wait_for_work(Projector *projector, ProjectorStep step);
 static void reload_settings(void);
@@ -165,6 +174,8 @@ projector_init(Projector *projector, const ProjectorLaunch *launch)
 		proc_exit(0);
 	projector->batch_context = AllocSetContextCreate(TopMemoryContext, "daybook projection batch",
 													 ALLOCSET_DEFAULT_SIZES);
+	projector->parked_context = AllocSetContextCreate(TopMemoryContext, "daybook parked streams",
+													  ALLOCSET_DEFAULT_SIZES);
 }
 
 /*
@@ -220,7 +231,6 @@ project_or_fail(Projector *projector)
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(TopMemoryContext);
-	MemoryContextReset(projector->batch_context);
 	pgstat_report_stat(false);
 	if (error != NULL)
 	{
@@ -229,6 +239,7 @@ project_or_fail(Projector *projector)
 		step = batch_failed(projector, error);
 		FreeErrorData(error);
 	}
+	MemoryContextReset(projector->batch_context);
 	return step;
 }
 
@@ -243,6 +254,7 @@ project(Projector *projector)
 	projector->wanted = 0;
 	projector->has_batch = false;
 	memset(&projector->batch, 0, sizeof(EventBatch));
+	projector->queued = NIL;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	handler = lock_projection(projector, &progress);
@@ -271,6 +283,7 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 	check_not_ahead(projector);
 	more = read_batch(projector, handler->projection, &progress->position);
 	apply_batch(projector, handler);
+	ParkBehind(projector->name, projector->queued);
 	if (progress->position != before || progress->error.sqlstate != NULL)
 	{
 		progress->attempts = 0;
@@ -347,14 +360,15 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 	projector->position = progress->position;
 	projector->attempts = progress->attempts;
 	projector->retry_at = progress->retry_at;
-	projector->limit = 0;
+	memset(&projector->suspects, 0, sizeof(Suspects));
 	if (progress->error.position != 0)
 	{
 		/* no need to narrow down again what is known already */
-		projector->limit = 1;
-		projector->suspects = 1;
-		projector->suspects_end = progress->error.position;
+		projector->suspects.limit = 1;
+		projector->suspects.count = 1;
+		projector->suspects.end = progress->error.position;
 	}
+	load_parked(projector);
 	return STEP_MORE;
 }
 
@@ -386,40 +400,53 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 {
 	EventFilter filter = {projection->sources, projection->categories, projection->types};
 	EventBatch *batch = &projector->batch;
-	int64		limit = projector->limit ? projector->limit : projection->batch_size;
+	int64		limit = projector->suspects.limit ? projector->suspects.limit : projection->batch_size;
 	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
-	Datum	   *values;
-	bool	   *nulls;
-	TupleDesc	event_desc = lookup_rowtype_tupdesc_copy(DaybookTypeOid("event"), -1);
 
 	projector->wanted = limit;
+	projector->parks = strcmp(projection->on_error, "park") == 0;
 	EventBatchInit(batch);
-	values = palloc(sizeof(Datum) * batch->desc->natts);
-	nulls = palloc(sizeof(bool) * batch->desc->natts);
 	/* as the owner, who has to have the right to read what the handler gets */
 	OwnerContextEnter(&owner, projection);
 	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
 	EventReaderLimit(reader, MAX_SCANNED);
 	EventReaderExpect(reader, limit);
 	while (batch->count < limit && (event = EventReaderNext(reader)) != NULL)
-	{
-		LogEventValues(event, event_desc, values, nulls);
-		tuplestore_putvalues(batch->events, batch->desc, values, nulls);
-		batch->last_position = event->entry.position;
-		if (batch->count++ == 0)
-		{
-			batch->first.position = event->entry.position;
-			batch->first.event_table = event->event_table;
-			batch->first.event_id = event->entry.id;
-		}
-	}
+		take_event(projector, event);
 	*position = EventReaderPosition(reader);
 	EventReaderEnd(reader);
 	OwnerContextLeave(&owner);
+	projector->batch_end = *position;
 	projector->has_batch = true;
 	return batch->count == limit || *position - projector->position >= MAX_SCANNED;
+}
+
+/* Puts an event into the batch, or behind those of its stream that are parked. */
+static void
+take_event(Projector *projector, LogEvent *event)
+{
+	bool		isnull;
+	Datum		stream = heap_getattr(event->tuple, EVENT_STREAM_ID, projector->batch.event_desc, &isnull);
+	char	   *stream_id = TextDatumGetCString(stream);
+
+	if (ParkedStreamsHave(projector->parked, event->event_table, stream_id))
+	{
+		ParkedEvent *parked = palloc(sizeof(ParkedEvent));
+
+		parked->place.position = event->entry.position;
+		parked->place.event_table = event->event_table;
+		parked->place.event_id = event->entry.id;
+		parked->stream_id = stream_id;
+		projector->queued = lappend(projector->queued, parked);
+		return;
+	}
+	if (projector->batch.count == 0)
+		projector->first_stream = stream_id;
+	else
+		pfree(stream_id);
+	EventBatchAdd(&projector->batch, event);
 }
 
 static void
@@ -444,19 +471,12 @@ apply_batch(Projector *projector, Handler *handler)
 	EventBatchEnd(&projector->batch);
 }
 
-/* Goes back to full batches once all suspects have been applied. */
 static void
 batch_succeeded(Projector *projector)
 {
 	projector->attempts = 0;
 	projector->retry_at = 0;
-	if (projector->limit == 0)
-		return;
-	projector->suspects -= projector->batch.count;
-	if (projector->position >= projector->suspects_end || projector->suspects <= 0)
-		projector->limit = 0;
-	else
-		projector->limit = Max(projector->suspects / 2, 1);
+	SuspectsPassed(&projector->suspects, projector->batch.count, projector->position);
 }
 
 /* Decides what to do after a failure, and writes it down. */
@@ -464,7 +484,7 @@ static ProjectorStep
 batch_failed(Projector *projector, ErrorData *error)
 {
 	int64		count = projector->has_batch ? projector->batch.count : projector->wanted;
-	bool		transient = is_transient(error->sqlerrcode);
+	bool		transient = ErrorIsTransient(error->sqlerrcode);
 
 	/* pause_projection and its like broke the batch off */
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->slot->changed)
@@ -484,6 +504,8 @@ batch_failed(Projector *projector, ErrorData *error)
 		projector->retry_at = 0;
 		record_failure(projector, error, false, false);
 	}
+	else if (projector->has_batch && count == 1 && projector->parks && !ErrorIsForeign(error->sqlerrcode))
+		park(projector, error);
 	else
 	{
 		projector->retry_at = next_try(projector->attempts++, FAILED_PAUSE);
@@ -493,32 +515,67 @@ batch_failed(Projector *projector, ErrorData *error)
 	return STEP_MORE;
 }
 
-/* Failures for which no event is to blame: the same batch may go through later. */
-static bool
-is_transient(int sqlstate)
-{
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
-		sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_QUERY_CANCELED;
-}
-
-/*
- * Tries half of the failed batch next, or all events before the one in which
- * a function failed.  A batch that could not be read may be smaller than what
- * was asked for.
- */
+/* A batch that could not be read may be smaller than what was asked for. */
 static void
 narrow(Projector *projector)
 {
-	EventBatch *batch = &projector->batch;
+	if (!projector->has_batch)
+	{
+		projector->batch.count = projector->wanted;
+		projector->batch.last_position = PG_INT64_MAX;
+	}
+	SuspectsNarrow(&projector->suspects, &projector->batch);
+}
 
-	projector->suspects = projector->has_batch ? batch->count : projector->wanted;
-	projector->suspects_end = projector->has_batch ? batch->last_position : PG_INT64_MAX;
-	if (batch->current.event_id != 0 && batch->done < batch->count)
-		projector->limit = Max(batch->done, 1);
-	else
-		projector->limit = projector->suspects / 2;
+/*
+ * Sets the event aside that the batch consists of, and goes on after it,
+ * unless another worker has taken over meanwhile.
+ */
+static void
+park(Projector *projector, ErrorData *error)
+{
+	ParkedEvent event = {projector->batch.first, projector->first_stream};
+	ProjectionProgress progress;
+	ProjectionError reason;
+	Projection *projection;
+
+	report_failure(projector, error);
+	ProjectionErrorSet(&reason, error);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	projection = lock_claimed(projector, &progress);
+	if (projection != NULL)
+	{
+		ParkBehind(projector->name, projector->queued);
+		ParkCause(projector->name, &event, &reason, projector->attempts + 1);
+		progress.position = projector->batch_end;
+		progress.attempts = 0;
+		progress.retry_at = 0;
+		progress.failed_at = 0;
+		memset(&progress.error, 0, sizeof(ProjectionError));
+		ProgressUpdate(projection, &progress);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	projector->claimed = projection != NULL;
+	if (projection == NULL)
+		return;
+	ParkedStreamsAdd(projector->parked, event.place.event_table, event.stream_id);
+	projector->progress_tid = progress.tid;
+	projector->position = progress.position;
+	projector->attempts = 0;
+	projector->retry_at = 0;
+	memset(&projector->suspects, 0, sizeof(Suspects));
+	ConditionVariableBroadcast(&projector->database->projected);
+}
+
+static void
+load_parked(Projector *projector)
+{
+	MemoryContextReset(projector->parked_context);
+	projector->parked = ParkedStreamsCreate(projector->parked_context);
+	ParkedStreamsLoad(projector->parked, projector->name);
 }
 
 static TimestampTz
@@ -538,33 +595,40 @@ record_failure(Projector *projector, ErrorData *error, bool failed, bool isolate
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (lock_extension())
+	projection = lock_claimed(projector, &progress);
+	if (projection != NULL)
 	{
-		ProjectionLock(projector->name);
-		projection = ProjectionLoad(projector->name);
-		if (projection != NULL && ProgressLoad(projector->name, &progress) &&
-			(!projector->claimed || progress.generation == projector->generation))
+		progress.attempts = projector->attempts;
+		progress.retry_at = projector->retry_at;
+		progress.failed_at = failed ? GetCurrentTimestamp() : 0;
+		ProjectionErrorSet(&progress.error, error);
+		if (isolated)
 		{
-			progress.attempts = projector->attempts;
-			progress.retry_at = projector->retry_at;
-			progress.failed_at = failed ? GetCurrentTimestamp() : 0;
-			memset(&progress.error, 0, sizeof(ProjectionError));
-			progress.error.sqlstate = unpack_sql_state(error->sqlerrcode);
-			progress.error.message = error->message;
-			progress.error.detail = error->detail;
-			progress.error.context = error->context;
-			if (isolated)
-			{
-				progress.error.position = projector->batch.first.position;
-				progress.error.event_table = projector->batch.first.event_table;
-				progress.error.event_id = projector->batch.first.event_id;
-			}
-			ProgressUpdate(projection, &progress);
+			progress.error.position = projector->batch.first.position;
+			progress.error.event_table = projector->batch.first.event_table;
+			progress.error.event_id = projector->batch.first.event_id;
 		}
+		ProgressUpdate(projection, &progress);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	ConditionVariableBroadcast(&projector->database->projected);
+}
+
+/* The projection, locked, if its progress is still this worker's; else NULL. */
+static Projection *
+lock_claimed(Projector *projector, ProjectionProgress *progress)
+{
+	Projection *projection;
+
+	if (!lock_extension())
+		return NULL;
+	ProjectionLock(projector->name);
+	projection = ProjectionLoad(projector->name);
+	if (projection == NULL || !ProgressLoad(projector->name, progress) ||
+		progress->generation != projector->generation)
+		return NULL;
+	return projection;
 }
 
 static void
