@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
 #include "subscription/subscription.h"
@@ -61,7 +62,7 @@ typedef struct Failure
 static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
 static List *lock_lease(const Subscription *sub, int64 lease);
 static List *partitions_of_lease(const Subscription *sub, int64 lease);
-static void report_lost_lease(const Subscription *sub, int64 lease) pg_attribute_noreturn();
+pg_noreturn static void report_lost_lease(const Subscription *sub, int64 lease);
 static void check_lease_covers(List *partitions, int64 lease, int64 position);
 static void settle_partition(const Subscription *sub, Partition *partition, int64 upto);
 static void wake_others(const Subscription *sub, const Partition *partition);
