@@ -138,8 +138,6 @@ for my $level (qw(replica logical minimal logical))
 		'default_transaction_read_only = on',
 		'default_transaction_deferrable = on',
 		'lock_timeout = 1',
-		'statement_timeout = 1',
-		'idle_in_transaction_session_timeout = 1',
 		'session_replication_role = replica',
 		'temp_file_limit = 0',
 		'work_mem = 64',
@@ -147,7 +145,7 @@ for my $level (qw(replica logical minimal logical))
 		'synchronous_commit = off',
 		'logical_decoding_work_mem = 64');
 	my $reset = 'SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE;
-		SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET session_replication_role = origin;
+		SET lock_timeout = 0; SET session_replication_role = origin;
 		SET temp_file_limit = -1; SET work_mem = 4096; SET search_path = public;';
 
 	for my $mode (qw(decoding scanning))
