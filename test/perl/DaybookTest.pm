@@ -255,9 +255,15 @@ sub start_reader
 	{
 		my $stopping = -e $reader{stop};
 		my ($out, $err) = ('', '');
-		IPC::Run::run([ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-f', '-' ],
-			'<', \sprintf($reader_query{$kind}, $last), '>', \$out, '2>', \$err);
-		my $status = $?;
+		my $status = eval {
+			open(my $query, '>', "$reader{file}.sql") or die $!;
+			print $query sprintf($reader_query{$kind}, $last);
+			close $query;
+			IPC::Run::run([ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1',
+					'-d', $node->connstr('postgres'), '-f', "$reader{file}.sql" ],
+				'<', '/dev/null', '>', \$out, '2>', \$err);
+			$?;
+		} // -1;
 		if ($status == 0)
 		{
 			for my $line (split /\n/, $out)
@@ -271,7 +277,7 @@ sub start_reader
 				$last = $position;
 			}
 		}
-		elsif ($err !~ /connection|starting up|shutting down|recovery|server closed|No such file|terminating|not yet accepting|canceling/)
+		elsif ($status > 0 && $err !~ /connection|starting up|shutting down|recovery|server closed|No such file|terminating|not yet accepting|canceling/)
 		{
 			print $file "fault: $err\n" if ++$failures < 5;
 		}
@@ -288,7 +294,11 @@ sub stop_readers
 	my (@readers) = @_;
 	open(my $stop, '>', $readers[0]->{stop}) or die $!;
 	close $stop;
-	waitpid($_->{pid}, 0) for @readers;
+	for my $reader (@readers)
+	{
+		waitpid($reader->{pid}, 0);
+		is($?, 0, "the reader ($reader->{kind}) has read to the end");
+	}
 }
 
 # What a reader of the log saw other than the log as it is in the end.
