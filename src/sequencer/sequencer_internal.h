@@ -91,7 +91,14 @@ typedef struct DecodedTransaction
 
 typedef void (*DecodedEventCallback) (Oid relid, int64 id, void *arg);
 
-extern bool DecodeStart(int lock_timeout_ms, char **reason);
+typedef enum DecodeStartResult
+{
+	DECODE_READY,
+	DECODE_OBSTRUCTED,			/* some transaction has been in progress for too long */
+	DECODE_REFUSED
+} DecodeStartResult;
+
+extern DecodeStartResult DecodeStart(int lock_timeout_ms, char **reason);
 extern bool DecodeSome(void);	/* true: stopped short of the end of the WAL */
 extern List *DecodedTake(void);
 extern void DecodedPutBack(DecodedTransaction *transaction);
