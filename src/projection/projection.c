@@ -82,6 +82,7 @@ typedef struct OwnScan
 } OwnScan;
 
 static void own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name);
+static Relation open_own_table(const char *name, LOCKMODE lock);
 static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
@@ -154,7 +155,7 @@ ProjectionLoadAll(void)
 void
 ProjectionInsert(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;
@@ -186,7 +187,7 @@ ProjectionSetRestored(Projection *projection)
 void
 ProjectionDelete(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 
 	CatalogTupleDelete(rel, &projection->tid);
 	table_close(rel, NoLock);
@@ -215,7 +216,7 @@ ProgressLoad(const char *name, ProjectionProgress *progress)
 bool
 ProgressReload(const char *name, ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), AccessShareLock);
+	Relation	rel = open_own_table("projection_position", AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		found = false;
@@ -239,7 +240,7 @@ ProgressReload(const char *name, ProjectionProgress *progress)
 void
 ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 
@@ -253,7 +254,7 @@ ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 void
 ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 	HeapTuple	tuple;
@@ -270,7 +271,7 @@ ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 void
 ProgressDelete(const char *name)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	ProjectionProgress progress;
 
 	if (ProgressLoad(name, &progress))
@@ -324,10 +325,27 @@ own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *
 	if (name != NULL)
 		ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
 					CStringGetTextDatum(name));
-	scan->rel = table_open(DaybookRelation(table), AccessShareLock);
+	scan->rel = open_own_table(table, AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan(scan->rel, DaybookRelation(index), true,
 									scan->snapshot, name != NULL ? 1 : 0, key);
+}
+
+/* The columns must be those that this version of the library knows. */
+static Relation
+open_own_table(const char *name, LOCKMODE lock)
+{
+	Relation	rel = table_open(DaybookRelation(name), lock);
+	int			columns = strcmp(name, "projection") == 0 ? P_COLUMNS : Q_COLUMNS;
+
+	if (RelationGetDescr(rel)->natts != columns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table daybook.%s is not of this version of daybook", name),
+				 errdetail("It has %d columns where the library knows %d.",
+						   RelationGetDescr(rel)->natts, columns),
+				 errhint("Restart the server after an upgrade, and say ALTER EXTENSION daybook UPDATE.")));
+	return rel;
 }
 
 static void
@@ -398,7 +416,7 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 static void
 projection_update(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;
