@@ -45,6 +45,7 @@ struct StreamReader
 	TupleTableSlot *slot;		/* of the scan */
 	ScanDirection direction;
 	TimestampTz until;
+	bool		at_end;			/* an index scan that is asked again starts again */
 
 	Upcasting  *upcasting;		/* NULL: events are given as they are */
 	MemoryContext ahead_context;
@@ -116,6 +117,7 @@ begin_range(StreamReader *reader, int nkeys, ScanDirection direction)
 											  reader->snapshot, nkeys);
 	index_rescan(reader->scan, reader->keys, nkeys, NULL, 0);
 	reader->direction = direction;
+	reader->at_end = false;
 	reader->ahead_room = 1;
 	reader->ahead_count = 0;
 	reader->ahead_next = 0;
@@ -180,17 +182,18 @@ next_stored(StreamReader *reader)
 {
 	TupleTableSlot *slot = reader->slot;
 
-	for (;;)
+	while (!reader->at_end)
 	{
 		bool		is_null;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!index_getnext_slot(reader->scan, reader->direction, slot))
-			return false;
-		if (TIMESTAMP_IS_NOEND(reader->until) ||
+			reader->at_end = true;
+		else if (TIMESTAMP_IS_NOEND(reader->until) ||
 			DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &is_null)) <= reader->until)
 			return true;
 	}
+	return false;
 }
 
 static bool
