@@ -119,4 +119,7 @@ extern void FoldStream(FoldRun *run, Relation event_table, text *stream_id,
 extern void RequireStateType(const FoldRun *run, Oid type);
 extern Datum StateToJsonb(FoldRun *run, Datum state);
 
+/* fold_all.c: called once when the module is loaded */
+extern void FoldAllInit(void);
+
 #endif							/* DAYBOOK_FOLD_H */

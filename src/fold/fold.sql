@@ -111,6 +111,29 @@ LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, anyelement, bigint, timestamptz) IS
 'the state of a stream, now or as it was at a version or at a time, in the fold''s own type';
 
+CREATE FUNCTION daybook.fold_all(
+	name text,
+	OUT stream_id text,
+	OUT version bigint,
+	OUT state jsonb)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_fold_all'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000 ROWS 1000;
+COMMENT ON FUNCTION daybook.fold_all(text) IS
+'the states of all streams, as jsonb, and the versions that they are of';
+
+CREATE FUNCTION daybook.fold_all(
+	name text,
+	state_type anyelement,
+	OUT stream_id text,
+	OUT version bigint,
+	OUT state anyelement)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_fold_all_typed'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000 ROWS 1000;
+COMMENT ON FUNCTION daybook.fold_all(text, anyelement) IS
+'the states of all streams, in the fold''s own type, and the versions that they are of';
+
 CREATE FUNCTION daybook.take_snapshot(name text, stream_id text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'daybook_take_snapshot'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
