@@ -37,6 +37,7 @@
 
 struct StreamReader
 {
+	MemoryContext context;		/* index scans allocate as they go */
 	Relation	table;
 	Relation	index;
 	Snapshot	snapshot;
@@ -66,6 +67,7 @@ StreamReaderBegin(Relation table, Snapshot snapshot, bool as_stored)
 {
 	StreamReader *reader = palloc0(sizeof(StreamReader));
 
+	reader->context = CurrentMemoryContext;
 	reader->table = table;
 	reader->snapshot = snapshot;
 	reader->index = index_open(RequireEventTable(table)->stream_index, AccessShareLock);
@@ -107,6 +109,8 @@ StreamReaderEnd(StreamReader *reader)
 static void
 begin_range(StreamReader *reader, int nkeys, ScanDirection direction)
 {
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+
 	if (reader->scan && reader->scan->numberOfKeys != nkeys)
 	{
 		index_endscan(reader->scan);
@@ -116,6 +120,7 @@ begin_range(StreamReader *reader, int nkeys, ScanDirection direction)
 		reader->scan = index_beginscan_compat(reader->table, reader->index,
 											  reader->snapshot, nkeys);
 	index_rescan(reader->scan, reader->keys, nkeys, NULL, 0);
+	MemoryContextSwitchTo(caller);
 	reader->direction = direction;
 	reader->at_end = false;
 	reader->ahead_room = 1;
@@ -180,20 +185,23 @@ StreamReaderNext(StreamReader *reader)
 static bool
 next_stored(StreamReader *reader)
 {
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
 	TupleTableSlot *slot = reader->slot;
+	bool		found = false;
 
-	while (!reader->at_end)
+	while (!found && !reader->at_end)
 	{
 		bool		is_null;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!index_getnext_slot(reader->scan, reader->direction, slot))
 			reader->at_end = true;
-		else if (TIMESTAMP_IS_NOEND(reader->until) ||
-			DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &is_null)) <= reader->until)
-			return true;
+		else
+			found = TIMESTAMP_IS_NOEND(reader->until) ||
+				DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &is_null)) <= reader->until;
 	}
-	return false;
+	MemoryContextSwitchTo(caller);
+	return found;
 }
 
 static bool
