@@ -20,6 +20,7 @@
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
+#include "fold/fold.h"
 #include "miscadmin.h"
 #include "projection/projector_slots.h"
 #include "replay/row_function.h"
@@ -88,6 +89,7 @@ _PG_init(void)
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	RowFunctionsInit();
+	FoldAllInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
