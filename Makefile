@@ -18,6 +18,7 @@ SQL_PARTS = \
 	src/replay/replay.sql \
 	src/projection/projection.sql \
 	src/projection/parking.sql \
+	src/projection/rebuild.sql \
 	src/projection/projection_status.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql

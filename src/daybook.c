@@ -21,6 +21,7 @@
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "projection/projection.h"
 #include "projection/projector_slots.h"
 #include "replay/row_function.h"
 #include "schema/event_check.h"
@@ -84,6 +85,7 @@ _PG_init(void)
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	RowFunctionsInit();
+	RedirectInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

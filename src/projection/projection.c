@@ -49,6 +49,9 @@ enum
 	P_CREATED_AT,
 	P_RESTORED_PID,
 	P_RESTORED_SESSION_START,
+	P_REBUILD_OF,
+	P_LIVE_TABLES,
+	P_MAX_RATE,
 	P_COLUMNS
 };
 
@@ -149,6 +152,22 @@ ProjectionLoadAll(void)
 		result = lappend(result, projection_from_tuple(tuple, RelationGetDescr(scan.rel)));
 	own_scan_end(&scan);
 	return result;
+}
+
+/* The rebuild of a projection that is in progress, NULL if there is none. */
+Projection *
+ProjectionLoadRebuild(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, ProjectionLoadAll())
+	{
+		Projection *projection = lfirst(lc);
+
+		if (projection->rebuild_of != NULL && strcmp(projection->rebuild_of, name) == 0)
+			return projection;
+	}
+	return NULL;
 }
 
 void
@@ -364,6 +383,9 @@ projection_from_tuple(HeapTuple tuple, TupleDesc desc)
 		projection->restored_pid = DatumGetInt32(values[P_RESTORED_PID]);
 	if (!nulls[P_RESTORED_SESSION_START])
 		projection->restored_session_start = DatumGetTimestampTz(values[P_RESTORED_SESSION_START]);
+	projection->rebuild_of = copy_text(values[P_REBUILD_OF], nulls[P_REBUILD_OF]);
+	projection->live_tables = copy_array(values[P_LIVE_TABLES], nulls[P_LIVE_TABLES]);
+	projection->max_rate = DatumGetInt32(values[P_MAX_RATE]);
 	projection->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	projection->tid = tuple->t_self;
 	return projection;
@@ -393,6 +415,10 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 	nulls[P_RESTORED_PID] = projection->restored_pid == 0;
 	values[P_RESTORED_SESSION_START] = TimestampTzGetDatum(projection->restored_session_start);
 	nulls[P_RESTORED_SESSION_START] = projection->restored_pid == 0;
+	values[P_REBUILD_OF] = text_or_null(projection->rebuild_of, &nulls[P_REBUILD_OF]);
+	values[P_LIVE_TABLES] = PointerGetDatum(projection->live_tables);
+	nulls[P_LIVE_TABLES] = projection->live_tables == NULL;
+	values[P_MAX_RATE] = Int32GetDatum(projection->max_rate);
 }
 
 static void

@@ -54,6 +54,7 @@ CROSS JOIN LATERAL (
 	FROM daybook.projection_parked a
 	WHERE a.projection = p.name
 ) k
-LEFT JOIN daybook.projector_workers() w ON w.projection = p.name;
+LEFT JOIN daybook.projector_workers() w ON w.projection = p.name
+WHERE p.rebuild_of IS NULL;
 COMMENT ON VIEW daybook.projection_status IS 'projections, how far they are, and what keeps them from going on';
 GRANT SELECT ON daybook.projection_status TO PUBLIC;
