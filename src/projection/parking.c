@@ -248,6 +248,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 	{
 		ParkedEvent event = parked_event(tuple, RelationGetDescr(scan.rel));
 		ParkedRow  *row;
+		bool		isnull;
 
 		if (filter->position && event.place.position != filter->position)
 			break;
@@ -258,6 +259,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 		}
 		row = palloc(sizeof(ParkedRow));
 		row->event = event;
+		row->is_cause = DatumGetBool(heap_getattr(tuple, R_IS_CAUSE + 1, RelationGetDescr(scan.rel), &isnull));
 		row->tuple = heap_copytuple(tuple);
 		rows = lappend(rows, row);
 	}

@@ -25,6 +25,7 @@ typedef struct ParkedFilter
 typedef struct ParkedRow
 {
 	ParkedEvent event;
+	bool		is_cause;
 	HeapTuple	tuple;
 } ParkedRow;
 

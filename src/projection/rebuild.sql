@@ -95,7 +95,7 @@ AS $$
 		UNION ALL
 		SELECT 4, n, indexrelid, relowner,
 			format('CREATE %sINDEX %I ON %s%s%s', CASE WHEN indisunique THEN 'UNIQUE ' END, index, copy,
-				substr(def, strpos(def, ' ON ' || live || ' USING ') + length(' ON ' || live)), coalesce(format(' TABLESPACE %I', index_space), ''))
+				substr(def, strpos(def, ' ON ' || live || ' USING ') + length(' ON ' || live)), coalesce(' TABLESPACE ' || quote_ident(index_space), ''))
 		FROM i WHERE key IS NULL OR index_space IS NOT NULL
 		UNION ALL
 		SELECT 5, t.n, k.oid, t.relowner,
