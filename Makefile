@@ -19,6 +19,7 @@ SQL_PARTS = \
 	src/projection/projection.sql \
 	src/projection/parking.sql \
 	src/projection/rebuild.sql \
+	src/projection/verify.sql \
 	src/projection/projection_status.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql

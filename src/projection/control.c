@@ -29,7 +29,6 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
-static Projection *owned_projection(const char *name);
 static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
 static void restart_rebuild(const Projection *projection, int max_rate);
@@ -105,6 +104,48 @@ daybook_rebuild_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+PG_FUNCTION_INFO_V1(daybook_alter_projection);
+Datum
+daybook_alter_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection;
+	Projection	changed;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name of the projection must not be null")));
+	projection = ProjectionToChange(fcinfo, &progress);
+	if (!PG_ARGISNULL(2))
+		projection->batch_size = PG_GETARG_INT32(2);
+	if (!PG_ARGISNULL(3))
+		projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	ProjectionCheckSettings(projection);
+	ProjectionUpdate(projection);
+	if (PG_ARGISNULL(1))
+	{
+		ProjectionSaveChange(projection, &progress);
+		PG_RETURN_VOID();
+	}
+
+	changed = *projection;
+	ProjectionSetHandler(&changed, fcinfo, 1);
+	HandlerCheck(&changed);
+	check_tables_not_shared(projection);
+	if (rebuild_in_place(projection, true, false))
+	{
+		ProjectionUpdate(&changed);
+		empty_and_refill(&changed, &progress);
+	}
+	else
+	{
+		ProjectionSaveChange(projection, &progress);
+		restart_rebuild(&changed, 0);
+	}
+	PG_RETURN_VOID();
+}
+
 PG_FUNCTION_INFO_V1(daybook_cancel_rebuild);
 Datum
 daybook_cancel_rebuild(PG_FUNCTION_ARGS)
@@ -156,6 +197,8 @@ empty_and_refill(Projection *projection, ProjectionProgress *progress)
 		InlineLockSources(projection);
 	empty_tables(projection);
 	ParkedDelete(projection->name);
+	projection->rebuilt_at = GetCurrentTimestamp();
+	ProjectionUpdate(projection);
 	clear_error(progress);
 	progress->position = projection->from_position;
 	if (projection->is_inline && projection->is_paused)
@@ -240,12 +283,12 @@ Projection *
 ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Projection *projection = owned_projection(name);
+	Projection *projection = ProjectionOwned(name);
 
 	ProjectorInterrupt(name);
 	ProjectionLock(name);
 	/* it may have changed while this waited for the lock */
-	projection = owned_projection(name);
+	projection = ProjectionOwned(name);
 	if (!ProgressLoad(name, progress))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -253,8 +296,9 @@ ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 	return projection;
 }
 
-static Projection *
-owned_projection(const char *name)
+/* A projection that the caller may change, an error for any other. */
+Projection *
+ProjectionOwned(const char *name)
 {
 	Projection *projection = ProjectionLoad(name);
 

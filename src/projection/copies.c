@@ -43,7 +43,8 @@
 static void make_schema(const Projection *projection, const char *schema);
 static void grant_schema(const char *schema, Oid role, const char *privileges);
 static void run_command(const char *command);
-static SPITupleTable *run_query(const char *query, Oid type1, Datum value1, Oid type2, Datum value2);
+static SPITupleTable *run_query(const char *query, Oid type1, Datum value1,
+								Oid type2, Datum value2, bool flag);
 static void run_as_owner(Oid owner, const char *command);
 static ArrayType *relation_array(Oid *relations, int n);
 static void lock_for_exchange(ArrayType *tables, ArrayType *copies);
@@ -74,7 +75,7 @@ CopiesObstacle(const Projection *projection)
 	SPI_connect();
 	RunAsSuperuser(&superuser);
 	result = run_query("SELECT daybook.rebuild_obstacle($1)",
-					   REGCLASSARRAYOID, PointerGetDatum(projection->tables), InvalidOid, (Datum) 0);
+					   REGCLASSARRAYOID, PointerGetDatum(projection->tables), InvalidOid, (Datum) 0, false);
 	obstacle = SPI_getvalue(result->vals[0], result->tupdesc, 1);
 	if (obstacle != NULL)
 		obstacle = MemoryContextStrdup(caller, obstacle);
@@ -83,9 +84,12 @@ CopiesObstacle(const Projection *projection)
 	return obstacle;
 }
 
-/* Makes empty copies of the projection's tables in a new schema. */
+/*
+ * Makes empty copies of the projection's tables in a new schema.  Foreign keys
+ * lock the tables they refer to.
+ */
 ArrayType *
-CopiesCreate(const Projection *projection, const char *schema)
+CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys)
 {
 	Oid		   *tables;
 	int			n = RelationArray(projection->tables, &tables);
@@ -98,9 +102,9 @@ CopiesCreate(const Projection *projection, const char *schema)
 	SPI_connect();
 	RunAsSuperuser(&superuser);
 	make_schema(projection, schema);
-	commands = run_query("SELECT owner, command FROM daybook.copy_commands($1, $2)",
+	commands = run_query("SELECT owner, command FROM daybook.copy_commands($1, $2, $3)",
 						 REGCLASSARRAYOID, PointerGetDatum(projection->tables),
-						 TEXTOID, CStringGetTextDatum(schema));
+						 TEXTOID, CStringGetTextDatum(schema), foreign_keys);
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
 	{
@@ -147,9 +151,9 @@ CopiesExchange(const Projection *projection, ArrayType *copies)
 	lock_for_exchange(projection->tables, copies);
 	SPI_connect();
 	RunAsSuperuser(&superuser);
-	pairs = run_query("SELECT live, copy FROM daybook.copy_pairs($1, $2)",
+	pairs = run_query("SELECT live, copy FROM daybook.copy_pairs($1, $2) WHERE $3",
 					  REGCLASSARRAYOID, PointerGetDatum(projection->tables),
-					  REGCLASSARRAYOID, PointerGetDatum(copies));
+					  REGCLASSARRAYOID, PointerGetDatum(copies), true);
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
 	{
@@ -203,12 +207,12 @@ run_command(const char *command)
 }
 
 static SPITupleTable *
-run_query(const char *query, Oid type1, Datum value1, Oid type2, Datum value2)
+run_query(const char *query, Oid type1, Datum value1, Oid type2, Datum value2, bool flag)
 {
-	Oid			types[2] = {type1, type2};
-	Datum		values[2] = {value1, value2};
+	Oid			types[3] = {type1, type2, BOOLOID};
+	Datum		values[3] = {value1, value2, BoolGetDatum(flag)};
 
-	if (SPI_execute_with_args(query, OidIsValid(type2) ? 2 : 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(query, OidIsValid(type2) ? 3 : 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute: %s", query);
 	return SPI_tuptable;
 }

@@ -53,8 +53,6 @@ typedef struct HandlerCacheEntry
 static HTAB *handler_cache = NULL;
 
 static HandlerCacheEntry *cache_entry(const char *name);
-static Handler *handler_make(const Projection *projection);
-static void handler_free(Handler *handler);
 static Projection *projection_copy(const Projection *projection);
 static void check_owner_exists(const Projection *projection);
 static void check_sql(const Projection *projection);
@@ -86,9 +84,9 @@ HandlerGet(const char *name)
 
 	entry->handler = NULL;
 	if (known != NULL)
-		handler_free(known);
+		HandlerFree(known);
 	if (projection != NULL)
-		entry->handler = handler_make(projection);
+		entry->handler = HandlerMake(projection);
 	return entry->handler;
 }
 
@@ -236,8 +234,9 @@ cache_entry(const char *name)
 	return entry;
 }
 
-static Handler *
-handler_make(const Projection *projection)
+/* A handler that is not kept for the session. */
+Handler *
+HandlerMake(const Projection *projection)
 {
 	MemoryContext context = AllocSetContextCreate(CacheMemoryContext,
 												  "daybook projection handler",
@@ -252,8 +251,8 @@ handler_make(const Projection *projection)
 }
 
 /* A handler that changes its own projection is left until the session ends. */
-static void
-handler_free(Handler *handler)
+void
+HandlerFree(Handler *handler)
 {
 	if (handler->running > 0)
 		return;

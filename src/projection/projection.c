@@ -52,6 +52,7 @@ enum
 	P_REBUILD_OF,
 	P_LIVE_TABLES,
 	P_MAX_RATE,
+	P_REBUILT_AT,
 	P_COLUMNS
 };
 
@@ -88,7 +89,6 @@ static void own_scan_begin(OwnScan *scan, const char *table, const char *index, 
 static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
-static void projection_update(Projection *projection);
 static void progress_from_tuple(HeapTuple tuple, TupleDesc desc, ProjectionProgress *progress);
 static void progress_values(const Projection *projection, const ProjectionProgress *progress,
 							Datum *values, bool *nulls);
@@ -190,7 +190,7 @@ void
 ProjectionSetState(Projection *projection, bool paused)
 {
 	projection->is_paused = paused;
-	projection_update(projection);
+	ProjectionUpdate(projection);
 }
 
 /* Takes away the mark of a load from a dump. */
@@ -199,7 +199,7 @@ ProjectionSetRestored(Projection *projection)
 {
 	projection->restored_pid = 0;
 	projection->restored_session_start = 0;
-	projection_update(projection);
+	ProjectionUpdate(projection);
 }
 
 void
@@ -386,6 +386,8 @@ projection_from_tuple(HeapTuple tuple, TupleDesc desc)
 	projection->rebuild_of = copy_text(values[P_REBUILD_OF], nulls[P_REBUILD_OF]);
 	projection->live_tables = copy_array(values[P_LIVE_TABLES], nulls[P_LIVE_TABLES]);
 	projection->max_rate = DatumGetInt32(values[P_MAX_RATE]);
+	if (!nulls[P_REBUILT_AT])
+		projection->rebuilt_at = DatumGetTimestampTz(values[P_REBUILT_AT]);
 	projection->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	projection->tid = tuple->t_self;
 	return projection;
@@ -419,10 +421,12 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 	values[P_LIVE_TABLES] = PointerGetDatum(projection->live_tables);
 	nulls[P_LIVE_TABLES] = projection->live_tables == NULL;
 	values[P_MAX_RATE] = Int32GetDatum(projection->max_rate);
+	values[P_REBUILT_AT] = int8_or_null(projection->rebuilt_at, &nulls[P_REBUILT_AT]);
 }
 
-static void
-projection_update(Projection *projection)
+/* Replaces the row that the projection was read from. */
+void
+ProjectionUpdate(Projection *projection)
 {
 	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
 	Datum		values[P_COLUMNS];

@@ -23,7 +23,8 @@ CREATE TABLE daybook.projection (
 	-- tables are copies of, and events per second at most (0: no limit)
 	rebuild_of text COLLATE "C",
 	live_tables regclass[],
-	max_rate int NOT NULL DEFAULT 0
+	max_rate int NOT NULL DEFAULT 0,
+	rebuilt_at timestamptz
 );
 COMMENT ON TABLE daybook.projection IS 'definitions of projections; read daybook.projection_status';
 SELECT pg_catalog.pg_extension_config_dump('daybook.projection', '');

@@ -44,7 +44,8 @@ SELECT
 	p.batch_size,
 	p.on_error,
 	p.from_position,
-	p.created_at
+	p.created_at,
+	p.rebuilt_at
 FROM daybook.projection p
 JOIN daybook.projection_position q ON q.name = p.name
 CROSS JOIN (SELECT daybook.head() AS head) h

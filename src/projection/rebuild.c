@@ -55,7 +55,7 @@ RebuildStart(const Projection *projection, int max_rate)
 	rebuild.rebuild_of = projection->name;
 	rebuild.live_tables = projection->tables;
 	rebuild.max_rate = max_rate;
-	rebuild.tables = CopiesCreate(projection, rebuild.name);
+	rebuild.tables = CopiesCreate(projection, rebuild.name, true);
 	ProjectionInsert(&rebuild);
 	memset(&progress, 0, sizeof(progress));
 	progress.position = rebuild.from_position;
@@ -128,7 +128,8 @@ RebuildSwap(Projection *rebuild, ProjectionProgress *progress)
 	memset(&live.error, 0, sizeof(ProjectionError));
 	projection->has_function = rebuild->has_function;
 	projection->handler = rebuild->handler;
-	ProjectionSetState(projection, projection->is_paused);
+	projection->rebuilt_at = GetCurrentTimestamp();
+	ProjectionUpdate(projection);
 	ProjectionSaveChange(projection, &live);
 	ProgressDelete(rebuild->name);
 	ProjectionDelete(ProjectionLoad(rebuild->name));

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION daybook.rebuild_obstacle(regclass[]) IS
 
 -- The commands that make empty copies of tables, in order, and as whom to run
 -- them.  Keys and indexes get the names of the originals.
-CREATE FUNCTION daybook.copy_commands(tables regclass[], copies text) RETURNS TABLE (owner oid, command text)
+CREATE FUNCTION daybook.copy_commands(tables regclass[], copies text, foreign_keys boolean) RETURNS TABLE (owner oid, command text)
 LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -102,7 +102,7 @@ AS $$
 			format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.copy, k.conname,
 				CASE WHEN r.oid IS NULL THEN pg_get_constraintdef(k.oid)
 				ELSE replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.live || '(', ' REFERENCES ' || r.copy || '(') END)
-		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
+		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' AND $3
 		LEFT JOIN t r ON r.oid = k.confrelid
 		UNION ALL
 		SELECT 6, t.n, g.oid, t.relowner,
@@ -110,7 +110,7 @@ AS $$
 		FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
 	) c ORDER BY c.stage, c.n, c.id
 $$;
-COMMENT ON FUNCTION daybook.copy_commands(regclass[], text) IS
+COMMENT ON FUNCTION daybook.copy_commands(regclass[], text, boolean) IS
 'the commands that make empty copies of tables in a schema';
 
 -- What changes places when a rebuild is done.  Relations without a counterpart
@@ -143,7 +143,7 @@ $$;
 COMMENT ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) IS
 'relations that change places when a rebuild is done; null for those without a counterpart';
 
-REVOKE EXECUTE ON FUNCTION daybook.copy_commands(regclass[], text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION daybook.copy_commands(regclass[], text, boolean) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) FROM PUBLIC;
 
 CREATE FUNCTION daybook.rebuild_projection(
@@ -155,6 +155,28 @@ AS 'MODULE_PATHNAME', 'daybook_rebuild_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int) IS
 'fills a projection''s tables from the events again: beside the old rows, which then give way to the new ones, or in place';
+
+CREATE FUNCTION daybook.alter_projection(
+	name text,
+	handler text DEFAULT NULL,
+	batch_size int DEFAULT NULL,
+	on_error text DEFAULT NULL
+) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_alter_projection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.alter_projection(text, text, int, text) IS
+'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
+
+CREATE FUNCTION daybook.alter_projection(
+	name text,
+	handler regprocedure,
+	batch_size int DEFAULT NULL,
+	on_error text DEFAULT NULL
+) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_alter_projection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.alter_projection(text, regprocedure, int, text) IS
+'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
 
 CREATE FUNCTION daybook.cancel_rebuild(name text) RETURNS boolean
 AS 'MODULE_PATHNAME', 'daybook_cancel_rebuild'
