@@ -16,11 +16,13 @@ SQL_PARTS = \
 	src/sequencer/log.sql \
 	src/sequencer/sequencer.sql \
 	src/replay/replay.sql \
+	src/fold/fold.sql \
 	src/projection/projection.sql \
 	src/projection/parking.sql \
 	src/projection/rebuild.sql \
 	src/projection/verify.sql \
-	src/projection/projection_status.sql
+	src/projection/projection_status.sql \
+	src/subscription/subscription.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--$(EXTVERSION).sql

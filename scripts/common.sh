@@ -17,12 +17,16 @@ die() {
 
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
+need_root() {
+	is_root || command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
+}
+
 # Runs a command as root.
 as_root() {
 	if is_root; then
 		"$@"
 	else
-		command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
+		need_root
 		sudo "$@"
 	fi
 }
@@ -130,13 +134,28 @@ copy_sources() {
 	"${run[@]}" chown "$owner:" "$to"
 }
 
+# copy_postgres VERSION TO: a copy of Debian's PostgreSQL, which finds its files
+# relative to its programs, so that an extension can be installed into it alone.
+copy_postgres() {
+	local version=$1 to=$2 part
+	mkdir -p "$to/lib/postgresql" "$to/share/postgresql" "$to/include"
+	for part in "lib/postgresql/$version" "share/postgresql/$version" include/postgresql; do
+		rsync -rlpt --delete "/usr/$part/" "$to/$part/"
+	done
+}
+
 # build_and_install TREE PG_CONFIG LOG: copies the sources to TREE, builds them
-# there as the server's user and installs daybook into that PostgreSQL.
+# there as the server's user and installs daybook into that PostgreSQL, as root
+# unless it is the caller's own.
 build_and_install() {
-	local tree=$1 pg_config=$2 log=$3
+	local tree=$1 pg_config=$2 log=$3 run=()
+	if [ ! -w "$("$pg_config" --pkglibdir)" ]; then
+		need_root
+		run=(as_root)
+	fi
 	copy_sources "$tree" "$(server_user)" &&
 		as_server_user make -s -C "$tree" -j"$(nproc)" all PG_CONFIG="$pg_config" >"$log" 2>&1 &&
-		as_root make -s -C "$tree" install PG_CONFIG="$pg_config" >>"$log" 2>&1
+		"${run[@]}" make -s -C "$tree" install PG_CONFIG="$pg_config" >>"$log" 2>&1
 }
 
 # ---------------------------------------------------------------- servers

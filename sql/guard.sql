@@ -128,7 +128,7 @@ INSERT INTO attack (statement) VALUES
 ('ALTER TABLE audit ALTER extra DROP NOT NULL'),
 ('ALTER TABLE orders ALTER type DROP NOT NULL'),
 ('ALTER TABLE orders ALTER data DROP NOT NULL'),
-('ALTER TYPE daybook.event DROP ATTRIBUTE data CASCADE'),
+('ALTER TYPE daybook.event DROP ATTRIBUTE metadata CASCADE'),
 ('ALTER TYPE daybook.event ALTER ATTRIBUTE data TYPE text CASCADE'),
 ('ALTER TYPE daybook.event ALTER ATTRIBUTE schema_version TYPE bigint CASCADE'),
 ('ALTER TYPE daybook.event RENAME ATTRIBUTE data TO payload CASCADE'),

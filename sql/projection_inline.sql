@@ -130,6 +130,14 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'Deposited', '{
 RESET session_replication_role;
 SELECT amount FROM balance WHERE account = 'account-7';
 
+-- events that are restored come with the rows that were made from them
+BEGIN;
+SET LOCAL client_min_messages = notice;
+SET LOCAL daybook.restore = on;
+INSERT INTO account SELECT (jsonb_populate_record(a, '{"id": 1000000, "version": 1, "stream_id": "account-8"}')).* FROM account a LIMIT 1;
+SELECT count(*) FROM balance WHERE account = 'account-8';
+ROLLBACK;
+
 -- two names that are the same for as long as a trigger's name may be
 CREATE TABLE long (id bigint);
 SELECT daybook.create_projection(repeat('long', 15) || n, '{account}', 'INSERT INTO long SELECT id FROM new_events', '{long}', mode => 'inline')

@@ -48,12 +48,16 @@ PGDLLEXPORT void _PG_init(void);
 #define DEFAULT_MAX_PROJECTORS	8
 #define MIN_MAX_PROJECTORS		0
 #define MAX_MAX_PROJECTORS		1024
+#define DEFAULT_NOTIFY_INTERVAL	10	/* milliseconds */
+#define MIN_NOTIFY_INTERVAL		(-1)
+#define MAX_NOTIFY_INTERVAL		60000
 
 char	   *daybook_metadata = NULL;
 bool		daybook_restore = false;
 bool		daybook_decoding = true;
 int			daybook_max_databases = DEFAULT_MAX_DATABASES;
 int			daybook_max_projectors = DEFAULT_MAX_PROJECTORS;
+int			daybook_notify_interval = DEFAULT_NOTIFY_INTERVAL;
 
 static DaybookOids oids;
 static bool oids_valid = false;
@@ -140,6 +144,14 @@ define_settings(void)
 							DEFAULT_MAX_PROJECTORS, MIN_MAX_PROJECTORS, MAX_MAX_PROJECTORS,
 							PGC_SIGHUP,
 							0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("daybook.notify_interval",
+							"Least time between two notifications on channel daybook.",
+							"What is published meanwhile is told with the next one. -1 turns them off.",
+							&daybook_notify_interval,
+							DEFAULT_NOTIFY_INTERVAL, MIN_NOTIFY_INTERVAL, MAX_NOTIFY_INTERVAL,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("daybook");
 }

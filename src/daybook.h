@@ -18,6 +18,7 @@ extern bool daybook_restore;
 extern bool daybook_decoding;
 extern int	daybook_max_databases;
 extern int	daybook_max_projectors;
+extern int	daybook_notify_interval;
 
 /*
  * OIDs of the extension's objects, looked up once and again after a change

@@ -70,6 +70,16 @@ typedef struct StreamEntry
 #define SH_DECLARE
 #include "lib/simplehash.h"
 
+/* The last row of a stream, as a probe has met it. */
+typedef struct Tail
+{
+	int64		version;		/* 0: none */
+	TransactionId xmin;
+	TransactionId writer;		/* valid if the row's transaction was in progress for us */
+	uint32		speculative_token;
+	ItemPointerData tid;
+} Tail;
+
 static MemoryContext stream_context = NULL;
 static streamhash_hash *streams = NULL;
 
@@ -78,9 +88,10 @@ static bool has_appended = false;
 
 static StreamKey make_key(Oid relid, text *stream_id);
 static void remember(StreamKey key, int64 version);
-static int64 probe(Relation rel, Relation index, text *stream_id,
-				   bool *is_ours, Snapshot snapshot, ItemPointer tid);
-static bool wait_for_writer(Relation rel, SnapshotData *dirty, ItemPointer tid);
+static void find_settled_tail(Relation rel, Relation index, text *stream_id, Tail *tail);
+static bool ended_before(TransactionId xid);
+static void probe(Relation rel, Relation index, text *stream_id, Tail *tail);
+static void wait_for_writer(Relation rel, Tail *tail);
 
 /*
  * Returns the stream's last version, 0 if there is none, and sees to it that
@@ -93,10 +104,7 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
 	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
 	StreamEntry *entry;
 	Relation	index;
-	SnapshotData dirty;
-	ItemPointerData tid;
-	int64		version;
-	bool		is_ours;
+	Tail		tail;
 
 	EventTicketsSettle();
 	*locked = false;
@@ -105,25 +113,51 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
 		return entry->version;
 
 	index = index_open(table->stream_index, RowExclusiveLock);
-	InitDirtySnapshot(dirty);
 	if (has_appended)
 	{
-		version = probe(rel, index, stream_id, &is_ours, &dirty, &tid);
-		if (is_ours)
+		probe(rel, index, stream_id, &tail);
+		if (TransactionIdIsCurrentTransactionId(tail.xmin))
 		{
 			index_close(index, NoLock);
-			return version;
+			return tail.version;
 		}
 	}
 
 	EventTicketLockStream(key.hash);
 	*locked = true;
-	do
-	{
-		version = probe(rel, index, stream_id, &is_ours, &dirty, &tid);
-	} while (wait_for_writer(rel, &dirty, &tid));
+	find_settled_tail(rel, index, stream_id, &tail);
 	index_close(index, NoLock);
-	return version;
+	return tail.version;
+}
+
+/*
+ * Waits until the last row's transaction has ended and all that it wrote has
+ * been seen.  A probe that met the row of a transaction which ended meanwhile
+ * may have looked at the index before that transaction, being the owner of the
+ * tail, added more: it takes another probe, which begins after its end.
+ */
+static void
+find_settled_tail(Relation rel, Relation index, text *stream_id, Tail *tail)
+{
+	TransactionId ended = InvalidTransactionId;
+
+	for (;;)
+	{
+		probe(rel, index, stream_id, tail);
+		if (TransactionIdIsValid(tail->writer))
+			wait_for_writer(rel, tail);
+		else if (tail->version == 0 || tail->xmin == ended || ended_before(tail->xmin))
+			return;
+		ended = tail->xmin;
+	}
+}
+
+/* Had the transaction ended when the present statement began? */
+static bool
+ended_before(TransactionId xid)
+{
+	return !TransactionIdIsNormal(xid) ||
+		(ActiveSnapshotSet() && !XidInMVCCSnapshot(xid, GetActiveSnapshot()));
 }
 
 /*
@@ -161,53 +195,45 @@ StreamTailUnpin(const StreamPin *pin, bool unused)
 		StreamTailForget(pin->relid, pin->stream_id);
 }
 
-/* Waits for the transaction whose row the probe met; false if there is none. */
-static bool
-wait_for_writer(Relation rel, SnapshotData *dirty, ItemPointer tid)
+/* Waits for the transaction whose row the probe met. */
+static void
+wait_for_writer(Relation rel, Tail *tail)
 {
-	if (!TransactionIdIsValid(dirty->xmin))
-		return false;
-	if (dirty->speculativeToken)
-		SpeculativeInsertionWait(dirty->xmin, dirty->speculativeToken);
+	if (tail->speculative_token)
+		SpeculativeInsertionWait(tail->writer, tail->speculative_token);
 	else
-		XactLockTableWait(dirty->xmin, rel, tid, XLTW_InsertIndex);
-	return true;
+		XactLockTableWait(tail->writer, rel, &tail->tid, XLTW_InsertIndex);
 }
 
-/*
- * The last version that is committed, ours, or in progress; in the last case
- * the dirty snapshot says whose it is.
- */
-static int64
-probe(Relation rel, Relation index, text *stream_id, bool *is_ours,
-	  Snapshot snapshot, ItemPointer tid)
+/* Finds the last row that is committed, ours, or in progress. */
+static void
+probe(Relation rel, Relation index, text *stream_id, Tail *tail)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
 	IndexScanDesc scan;
 	ScanKeyData key;
-	int64		version = 0;
 
-	*is_ours = false;
-	snapshot->xmin = InvalidTransactionId;
-	snapshot->xmax = InvalidTransactionId;
-	snapshot->speculativeToken = 0;
+	memset(tail, 0, sizeof(Tail));
+	InitDirtySnapshot(dirty);
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
 						   index->rd_indcollation[0], F_TEXTEQ,
 						   PointerGetDatum(stream_id));
-	scan = index_beginscan_compat(rel, index, snapshot, 1);
+	scan = index_beginscan_compat(rel, index, &dirty, 1);
 	index_rescan(scan, &key, 1, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
 		bool		is_null;
 		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 
-		version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
-		*is_ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
-		ItemPointerCopy(&slot->tts_tid, tid);
+		tail->version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
+		tail->xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+		tail->writer = dirty.xmin;
+		tail->speculative_token = dirty.speculativeToken;
+		tail->tid = slot->tts_tid;
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	return version;
 }
 
 /* The row with this version has been stored: it is the stream's last. */

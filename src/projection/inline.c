@@ -23,10 +23,11 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "daybook.h"
+#include "event_table/event_table.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
-#include "event_table/event_table.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
 #include "schema/upcast.h"
@@ -188,6 +189,15 @@ daybook_project_inline(PG_FUNCTION_ARGS)
 
 	if (handler->projection->is_paused)
 		return PointerGetDatum(NULL);
+	if (daybook_restore)
+	{
+		/* the projection's tables come from the same dump */
+		ereport(NOTICE,
+				(errmsg("inline projection \"%s\" is not applied to restored events",
+						handler->projection->name),
+				 errhint("Unless its tables are restored too, call daybook.rebuild_projection().")));
+		return PointerGetDatum(NULL);
+	}
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "daybook inline projection",
 									ALLOCSET_DEFAULT_SIZES);

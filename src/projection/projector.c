@@ -198,7 +198,7 @@ detach_slot(int code, Datum arg)
 {
 	Projector  *projector = (Projector *) DatumGetPointer(arg);
 
-	ProjectorSlotDetach(projector->slot, code != 0 && !ProcDiePending);
+	ProjectorSlotDetach(projector->slot, code != 0);
 	if (projector->database != NULL)
 	{
 		projector->database->supervise = true;

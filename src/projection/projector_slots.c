@@ -23,6 +23,12 @@
 
 #define SLOTS_TRANCHE	"daybook_projectors"
 
+/*
+ * Milliseconds after which a worker that was asked to leave is not waited for
+ * any more: its handler may be a long one, and another worker is asked too.
+ */
+#define LEAVE_TIMEOUT	1000
+
 typedef struct ProjectorShared
 {
 	uint64		launches;
@@ -208,19 +214,28 @@ ask_to_leave(TimestampTz since_before)
 			chosen = slot;
 	}
 	if (chosen != NULL)
+	{
 		chosen->stop = true;
+		chosen->asked_at = GetCurrentTimestamp();
+	}
 	return chosen != NULL;
 }
 
-/* A database's slots in use, or those of them whose workers were asked to leave. */
+/* A database's slots in use, or those of them whose workers are about to leave. */
 static int
 count_slots(Oid database, bool leaving)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int			count = 0;
 
 	for (int i = 0; i < max_worker_processes; i++)
-		if (shared->slots[i].database == database && (!leaving || shared->slots[i].stop))
+	{
+		ProjectorSlot *slot = &shared->slots[i];
+
+		if (slot->database == database &&
+			(!leaving || (slot->stop && !TimestampDifferenceExceeds(slot->asked_at, now, LEAVE_TIMEOUT))))
 			count++;
+	}
 	return count;
 }
 

@@ -31,7 +31,8 @@ typedef struct ProjectorSlot
 	TimestampTz since;			/* of the launch, or when it became free */
 	Oid			failed_in;		/* free: the database, if its last worker ended in an error */
 	volatile bool in_batch;		/* an interrupt ends the batch */
-	volatile bool stop;			/* the worker shall exit */
+	volatile bool stop;			/* the worker shall exit after its batch */
+	TimestampTz asked_at;		/* when it was told so */
 	volatile bool changed;		/* the projection's definition or progress was changed */
 	volatile bool idle;			/* nothing to do at present */
 	volatile bool crowded;		/* others wait for a place: the supervisor wants to hear of idleness */

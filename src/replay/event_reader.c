@@ -200,6 +200,22 @@ EventReaderPosition(EventReader *reader)
 }
 
 void
+EventReaderSeek(EventReader *reader, int64 after)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+
+	LogScanEnd(reader->log);
+	reader->log = LogScanBegin(reader->snapshot, after);
+	reader->position = Max(after, 0);
+	reader->limit = 0;
+	reader->at_end = false;
+	reader->chunk_size = 0;
+	reader->entry_count = 0;
+	reader->next_entry = 0;
+	MemoryContextSwitchTo(caller);
+}
+
+void
 EventReaderLimit(EventReader *reader, int64 max_scanned)
 {
 	reader->limit = max_scanned > 0 ? reader->position + max_scanned : 0;

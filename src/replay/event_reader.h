@@ -48,6 +48,9 @@ extern LogEvent *EventReaderNext(EventReader *reader);
 /* Position up to which everything was delivered or filtered out. */
 extern int64 EventReaderPosition(EventReader *reader);
 
+/* Goes to another position; takes a limit away. */
+extern void EventReaderSeek(EventReader *reader, int64 after);
+
 /*
  * Lets the reader pass this many further positions of the log and no more; 0
  * takes the limit away.

@@ -61,7 +61,11 @@
 /* Seconds over which the rate is smoothed. */
 #define RATE_WINDOW				0.05
 
-/* With work pending that nobody will wake us for, look again after this time. */
+/*
+ * With work pending that nobody will wake us for, look again after this time,
+ * in milliseconds; sooner if somebody may be waiting for a scan to pass a commit.
+ */
+#define PASSAGE_NAPTIME			10
 #define PENDING_NAPTIME			1000
 #define IDLE_NAPTIME			10000
 
@@ -105,14 +109,16 @@ static DatabaseState *db;
 /* What lives as long as the marks that a scan began from. */
 static MemoryContext scan_context;
 
-static bool begin_round(void);
+static bool is_scanning(void);
+static bool begin_round(bool *more);
 static bool lock_extension(void);
 static bool read_marks(void);
 static void flush_as_asked(void);
 static void try_to_follow(void);
 static bool scan_round(Snapshot snapshot, int *events);
-static int	publish_decoded(Snapshot snapshot, bool may_publish);
+static int	publish_decoded(Snapshot snapshot);
 static void publish_event(Oid relid, int64 id, void *arg);
+static XLogRecPtr decoded_and_published(void);
 static void merge_if_due(bool idle);
 static void advance_marks(bool idle);
 static void store_marks(int64 low_water, int64 log_position);
@@ -142,58 +148,63 @@ SequencerStart(void)
 bool
 SequencerRound(long *wait)
 {
-	XLogRecPtr	sequenced;
+	XLogRecPtr	sequenced = InvalidXLogRecPtr;
 	bool		more = false;
 	int			events = 0;
 
 	seq.round_started = GetCurrentTimestamp();
 	flush_as_asked();
 	try_to_follow();
-
-	/* a scan finds all commits that are visible by now */
-	sequenced = GetXLogInsertRecPtr();
+	PassageBegin();
 	if (seq.following)
 		more = DecodeSome();
 
-	if (!begin_round())
+	if (!begin_round(&more))
 		return false;
 	if (seq.started)
 	{
 		Snapshot	snapshot = GetActiveSnapshot();
-		bool		scanned = true;
+		bool		complete = true;
 
 		LogWriteBegin(seq.head);
-		if (!seq.following || seq.catching_up || GapsExist())
-			scanned = scan_round(snapshot, &events);
-		if (seq.following)
-			events += publish_decoded(snapshot, scanned);
+		if (is_scanning())
+			complete = scan_round(snapshot, &events);
+		if (seq.following && complete)
+			events += publish_decoded(snapshot);
 		seq.head = LogWriteEnd();
 		seq.events_since_mark += events;
-		more |= !scanned;
+		more |= !complete;
 		merge_if_due(events == 0 && !more);
-		advance_marks(events == 0);
+		if (complete)
+		{
+			advance_marks(events == 0);
+			sequenced = is_scanning() ? PassageEnd(snapshot) : decoded_and_published();
+		}
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pgstat_report_stat(true);
 
-	if (seq.following && !seq.catching_up)
-		sequenced = XLogRecPtrIsInvalid(seq.held_back) ? DecodedUpTo() : seq.held_back - 1;
-	report(events, more ? InvalidXLogRecPtr : sequenced);
-	if (seq.following)
+	report(events, sequenced);
+	if (!is_scanning())
 		confirm_decoded();
 	*wait = more ? 0 : pause_after(events);
 	return true;
+}
+
+/* Are new events looked for by their ids? */
+static bool
+is_scanning(void)
+{
+	return !seq.following || seq.catching_up;
 }
 
 /*
  * Opens the round's transaction and snapshot; false if the extension is gone.
  */
 static bool
-begin_round(void)
+begin_round(bool *more)
 {
-	TablesChange change;
-
 	StartTransactionCommand();
 	if (!lock_extension())
 	{
@@ -204,13 +215,16 @@ begin_round(void)
 
 	/*
 	 * Events of a table that was out of reach, or not in the publication, may
-	 * have been passed over: they are looked for from the marks, in the
-	 * second case with a snapshot to which the publication is right.
+	 * have been passed over: from the next round on, which has a snapshot to
+	 * which all is well, they are looked for from the marks.
 	 */
-	change = TablesRefresh(!seq.following || seq.catching_up);
-	if (change != TABLES_AS_BEFORE)
+	if (TablesRefresh(is_scanning()) != TABLES_AS_BEFORE)
+	{
 		seq.started = false;
-	if (!seq.started && change != TABLES_REPAIRED)
+		seq.catching_up = true;
+		*more = true;
+	}
+	else if (!seq.started)
 		seq.started = read_marks();
 	return true;
 }
@@ -263,7 +277,6 @@ read_marks(void)
 	seq.head = LogHead(GetActiveSnapshot());
 	seq.max_id = ScanStart(seq.low_water, seq.log_position, scan_context);
 	seq.next_low_water = 0;
-	seq.catching_up = true;
 	seq.ntoo_early = -1;
 	LogMergeStart();
 	return true;
@@ -341,7 +354,7 @@ scan_round(Snapshot snapshot, int *events)
 
 	*events = ScanPass(snapshot, TablesList(), &complete);
 	seq.max_id = Max(seq.max_id, ScanHighest());
-	if (!seq.following || !seq.catching_up)
+	if (!seq.following)
 		return complete;
 
 	if (seq.ntoo_early < 0)
@@ -353,7 +366,13 @@ scan_round(Snapshot snapshot, int *events)
 	}
 	seq.ntoo_early = DropEndedTransactions(snapshot, seq.too_early, seq.ntoo_early);
 	if (complete && seq.ntoo_early == 0)
+	{
+		HandOver(snapshot);
 		seq.catching_up = false;
+		ScanEnd();
+		GapsInit(scan_context);
+		MemoryContextReset(scan_context);
+	}
 	return complete;
 }
 
@@ -368,13 +387,14 @@ typedef struct DecodedPublication
 } DecodedPublication;
 
 /*
- * Publishes decoded transactions that others can see.  A commit record can be
- * read before its transaction has ended for others, long before with
- * synchronous replication: such a transaction is kept for a later round.
- * Nobody can have acted upon it, so what comes after it need not wait.
+ * Publishes decoded transactions that others can see, unless a scan has done
+ * so.  A commit record can be read before its transaction has ended for
+ * others, long before with synchronous replication: such a transaction is
+ * kept for a later round.  Nobody can have acted upon it, so what comes after
+ * it need not wait.
  */
 static int
-publish_decoded(Snapshot snapshot, bool may_publish)
+publish_decoded(Snapshot snapshot)
 {
 	List	   *transactions = DecodedTake();
 	ListCell   *lc;
@@ -386,7 +406,7 @@ publish_decoded(Snapshot snapshot, bool may_publish)
 		DecodedTransaction *transaction = lfirst(lc);
 		DecodedPublication publication = {.transaction = transaction};
 
-		if (!may_publish || XidInMVCCSnapshot(transaction->xid, snapshot))
+		if (XidInMVCCSnapshot(transaction->xid, snapshot))
 		{
 			if (XLogRecPtrIsInvalid(seq.held_back))
 				seq.held_back = transaction->commit_lsn;
@@ -394,7 +414,8 @@ publish_decoded(Snapshot snapshot, bool may_publish)
 			continue;
 		}
 		publication.first_position = LogWriteNextPosition();
-		DecodedEvents(transaction, publish_event, &publication);
+		if (!seq.catching_up && !WasScanned(transaction))
+			DecodedEvents(transaction, publish_event, &publication);
 		published += publication.published;
 		DecodedFree(transaction);
 	}
@@ -402,7 +423,6 @@ publish_decoded(Snapshot snapshot, bool may_publish)
 	return published;
 }
 
-/* An id up to where the scan came was published then, unless it was missing. */
 static void
 publish_event(Oid relid, int64 id, void *arg)
 {
@@ -413,12 +433,19 @@ publish_event(Oid relid, int64 id, void *arg)
 		publication->relid = relid;
 		publication->table_no = TableNumber(relid);
 	}
-	if (publication->table_no == 0 || (id <= ScanHighest() && !GapsTake(id)))
+	if (publication->table_no == 0)
 		return;
 	LogWriteEvent(publication->table_no, id, publication->transaction->committed_at,
 				  publication->first_position);
 	publication->published++;
 	seq.max_id = Max(seq.max_id, id);
+}
+
+/* The events of all commits up to here are in the log. */
+static XLogRecPtr
+decoded_and_published(void)
+{
+	return XLogRecPtrIsInvalid(seq.held_back) ? DecodedUpTo() : seq.held_back - 1;
 }
 
 static void
@@ -464,11 +491,8 @@ advance_marks(bool idle)
 		return;
 	}
 
-	/* the scan, or the decoding, of this round has begun after that */
-	if (GapsBelow(seq.next_low_water))
-		return;
-	if (seq.following && !seq.catching_up &&
-		(DecodedUpTo() < seq.next_lsn || !XLogRecPtrIsInvalid(seq.held_back)))
+	/* the scan of this round has begun after that */
+	if (is_scanning() ? GapsBelow(seq.next_low_water) : decoded_and_published() < seq.next_lsn)
 		return;
 	store_marks(seq.next_low_water, seq.next_log_position);
 	seq.next_low_water = 0;
@@ -492,14 +516,14 @@ store_marks(int64 low_water, int64 log_position)
 static void
 report(int events, XLogRecPtr sequenced)
 {
-	db->mode = !seq.following || seq.catching_up ? SEQUENCER_SCANNING : SEQUENCER_DECODING;
+	db->mode = is_scanning() ? SEQUENCER_SCANNING : SEQUENCER_DECODING;
 	db->low_water = seq.low_water;
 	db->open_gaps = GapsCount();
 	db->decoded_lsn = seq.following ? DecodedUpTo() : InvalidXLogRecPtr;
 	if (events > 0)
 		db->last_published_at = GetCurrentTimestamp();
 	pg_atomic_write_u64(&db->head, seq.head);
-	if (!XLogRecPtrIsInvalid(sequenced))
+	if (sequenced > pg_atomic_read_u64(&db->sequenced_lsn))
 		pg_atomic_write_u64(&db->sequenced_lsn, sequenced);
 	ConditionVariableBroadcast(&db->published);
 }
@@ -532,7 +556,10 @@ pause_after(int events)
 	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
 		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_REST,
 						 PG_WAIT_EXTENSION);
-	if (GapsExist() || seq.next_low_water != 0 || !seq.following)
+	if (is_scanning() &&
+		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
+		return PASSAGE_NAPTIME;
+	if (is_scanning() || seq.next_low_water != 0 || !XLogRecPtrIsInvalid(seq.held_back))
 		return PENDING_NAPTIME;
 	return IDLE_NAPTIME;
 }

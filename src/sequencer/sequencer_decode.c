@@ -38,7 +38,7 @@
 #define MAX_DECODED_EVENTS	20000
 
 /* Events of one transaction that are kept in memory, encoded. */
-#define MAX_EVENT_BYTES		(4 * 1024 * 1024)
+#define MAX_EVENT_BYTES		(256 * 1024)
 
 #define PGOUTPUT_PROTOCOL	"1"
 
@@ -48,7 +48,7 @@ static MemoryContext decode_context = NULL;	/* what has been decoded */
 static MemoryContext message_context = NULL;
 static List *transactions = NIL;
 static DecodedTransaction *open_transaction = NULL;
-static int64 pending_events = 0;
+static int64 pending_events = 0;	/* not handed over yet */
 
 static void create_slot(void);
 static void abandon_slot(void);
@@ -377,10 +377,14 @@ DecodedTake(void)
 	List	   *taken = transactions;
 
 	transactions = NIL;
+	pending_events = 0;
 	return taken;
 }
 
-/* Takes back those that are not visible to others yet; they stay in front. */
+/*
+ * Takes back those that are not visible to others yet; they stay in front,
+ * and do not keep more from being decoded.
+ */
 void
 DecodedPutBack(DecodedTransaction *transaction)
 {
@@ -393,7 +397,6 @@ DecodedPutBack(DecodedTransaction *transaction)
 void
 DecodedFree(DecodedTransaction *transaction)
 {
-	pending_events -= transaction->event_count;
 	if (transaction->spilled)
 		BufFileClose(transaction->spilled);
 	pfree(transaction->events.data);
@@ -446,6 +449,7 @@ replay_events(StringInfo events, Oid *relid, int64 *id,
 	{
 		if (!ReadVarint(&next, end, &table) || !ReadZigzag(&next, end, &step))
 			elog(ERROR, "decoded events are cut off");
+		CHECK_FOR_INTERRUPTS();
 		if (table != 0)
 			*relid = (Oid) table;
 		*id += step;

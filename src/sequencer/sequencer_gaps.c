@@ -8,8 +8,9 @@
  * been rolled back, or to none.  A gap keeps the ids of one stretch with the
  * transactions that were in progress: only when one of these has ended can an
  * id of the gap have come to light, and when all have ended the rest never
- * will.  So a transaction that stays open for an hour costs nothing but the
- * memory of its gap.
+ * will.  Gaps that are left to wait for the same transactions become one, so
+ * a transaction that stays open for an hour costs nothing but the memory of
+ * the ids that are missing meanwhile.
  *
  * An id's transaction has its xid before it takes the id (event_insert.c), so
  * it is among those that were in progress when a higher id was seen.
@@ -43,6 +44,8 @@ typedef struct Gap
 	int			maxranges;
 	TransactionId *xids;
 	int			nxids;
+	bool		due;			/* some have ended: ids may have come to light */
+	int64		probed;			/* how far these have been looked for */
 } Gap;
 
 static List *gaps = NIL;		/* in ascending order of ids */
@@ -51,9 +54,14 @@ static MemoryContext gap_context;
 static void add_range(Gap *gap, int64 low, int64 high);
 static void insert_range(Gap *gap, int at, int64 low, int64 high);
 static void free_gap(Gap *gap);
-static IdRange *find_range(Gap *gap, int64 id);
 static Gap *find_gap(int64 id);
-static bool merge_with_last(Gap *gap);
+static IdRange *find_range(Gap *gap, int64 id);
+static bool probe_gap(Gap *gap, GapProbe probe, void *arg);
+static void drop_empty_ranges(Gap *gap);
+static IdRange *next_range(Gap *gap, int64 after);
+static void tidy(void);
+static bool wait_for_same(const Gap *a, const Gap *b);
+static void join(Gap *gap, const Gap *next);
 
 void
 GapsInit(MemoryContext context)
@@ -88,7 +96,7 @@ GapsNote(int64 low, int64 high, const int64 *present, int npresent, Snapshot sna
 	}
 	if (gap->nranges == 0)
 		free_gap(gap);
-	else if (!merge_with_last(gap))
+	else
 		gaps = lappend(gaps, gap);
 	MemoryContextSwitchTo(old);
 }
@@ -116,22 +124,6 @@ insert_range(Gap *gap, int at, int64 low, int64 high)
 	gap->nranges++;
 }
 
-/* A stretch that waits for the same transactions as the last joins it. */
-static bool
-merge_with_last(Gap *gap)
-{
-	Gap		   *last = gaps ? llast(gaps) : NULL;
-
-	if (last == NULL || last->nxids != gap->nxids ||
-		memcmp(last->xids, gap->xids, gap->nxids * sizeof(TransactionId)) != 0)
-		return false;
-	for (int i = 0; i < gap->nranges; i++)
-		add_range(last, gap->ranges[i].low, gap->ranges[i].high);
-	last->high = gap->high;
-	free_gap(gap);
-	return true;
-}
-
 static void
 free_gap(Gap *gap)
 {
@@ -142,13 +134,7 @@ free_gap(Gap *gap)
 	pfree(gap);
 }
 
-bool
-GapsExist(void)
-{
-	return gaps != NIL;
-}
-
-/* Transactions that are waited for, at most; for the status view. */
+/* Stretches of ids with missing ones; for the status view. */
 int
 GapsCount(void)
 {
@@ -162,15 +148,22 @@ GapsBelow(int64 id)
 	return gaps != NIL && ((Gap *) linitial(gaps))->low <= id;
 }
 
-/* Takes an id out; false if it was not missing. */
+/* Is this id missing? */
 bool
+GapsHas(int64 id)
+{
+	Gap		   *gap = find_gap(id);
+
+	return gap && find_range(gap, id) != NULL;
+}
+
+/* Takes out an id that is missing. */
+void
 GapsTake(int64 id)
 {
 	Gap		   *gap = find_gap(id);
-	IdRange    *range = gap ? find_range(gap, id) : NULL;
+	IdRange    *range = find_range(gap, id);
 
-	if (range == NULL)
-		return false;
 	if (id == range->low)
 		range->low++;
 	else if (id == range->high)
@@ -182,7 +175,6 @@ GapsTake(int64 id)
 		range->high = id - 1;
 		insert_range(gap, range - gap->ranges + 1, id + 1, high);
 	}
-	return true;
 }
 
 static Gap *
@@ -232,12 +224,14 @@ find_range(Gap *gap, int64 id)
 }
 
 /*
- * Calls probe for the ids that may have come to light with this snapshot; it
- * takes what it finds.  Gaps whose transactions have all ended go.
+ * Calls probe for the ids that may have come to light with this snapshot, in
+ * ascending order; it takes what it finds.  False if it has found enough for
+ * now, to go on next time.
  */
-void
+bool
 GapsProbe(Snapshot snapshot, GapProbe probe, void *arg)
 {
+	bool		complete = true;
 	ListCell   *lc;
 
 	foreach(lc, gaps)
@@ -245,60 +239,117 @@ GapsProbe(Snapshot snapshot, GapProbe probe, void *arg)
 		Gap		   *gap = lfirst(lc);
 		int			left = DropEndedTransactions(snapshot, gap->xids, gap->nxids);
 
-		if (left == gap->nxids)
-			continue;
-		gap->nxids = left;
-		if (gap->nranges > MAX_RANGES_PROBED)
-			probe(gap->low, gap->high, arg);
-		else
-			for (int i = gap->nranges - 1; i >= 0; i--)
-				if (gap->ranges[i].low <= gap->ranges[i].high)
-					probe(gap->ranges[i].low, gap->ranges[i].high, arg);
-		if (gap->nxids == 0)
+		if (left < gap->nxids)
 		{
-			free_gap(gap);
-			gaps = foreach_delete_current(gaps, lc);
+			gap->nxids = left;
+			gap->due = true;
+			gap->probed = gap->low - 1;
 		}
 	}
-}
-
-/*
- * All transactions in progress as this snapshot sees it, in ascending order
- * but for wraparound.  The snapshot names those below its xmax; above it
- * everything counts as in progress, finished or not.
- */
-int
-TransactionsInProgress(Snapshot snapshot, TransactionId **xids)
-{
-	TransactionId next = XidFromFullTransactionId(ReadNextFullTransactionId());
-	TransactionId xid = snapshot->xmax;
-	int			max = snapshot->xcnt + 16;
-	int			count = snapshot->xcnt;
-
-	*xids = palloc(max * sizeof(TransactionId));
-	memcpy(*xids, snapshot->xip, count * sizeof(TransactionId));
-	qsort(*xids, count, sizeof(TransactionId), xidComparator);
-	while (TransactionIdPrecedes(xid, next))
+	foreach(lc, gaps)
 	{
-		if (count == max)
+		Gap		   *gap = lfirst(lc);
+
+		if (gap->due && !probe_gap(gap, probe, arg))
 		{
-			max *= 2;
-			*xids = repalloc(*xids, max * sizeof(TransactionId));
+			complete = false;
+			break;
 		}
-		(*xids)[count++] = xid;
-		TransactionIdAdvance(xid);
 	}
-	return count;
+	tidy();
+	return complete;
 }
 
-/* Drops those that the snapshot sees as ended; returns how many are left. */
-int
-DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids)
+static bool
+probe_gap(Gap *gap, GapProbe probe, void *arg)
 {
-	int			left = 0;
+	bool		as_a_whole = gap->nranges > MAX_RANGES_PROBED;
+	IdRange    *range;
 
-	for (int i = 0; i < nxids; i++)
-		if (XidInMVCCSnapshot(xids[i], snapshot))
-			xids[left++] = xids[i];
-	return left;
+	while ((range = next_range(gap, gap->probed)) != NULL)
+	{
+		int64		high = as_a_whole ? gap->high : range->high;
+
+		gap->probed = probe(Max(range->low, gap->probed + 1), high, arg);
+		if (gap->probed < high)
+			return false;
+	}
+	gap->due = false;
+	drop_empty_ranges(gap);
+	return true;
+}
+
+static void
+drop_empty_ranges(Gap *gap)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < gap->nranges; i++)
+		if (gap->ranges[i].low <= gap->ranges[i].high)
+			gap->ranges[kept++] = gap->ranges[i];
+	gap->nranges = kept;
+}
+
+/* The first range that has ids above this one. */
+static IdRange *
+next_range(Gap *gap, int64 after)
+{
+	int			low = 0;
+	int			high = gap->nranges;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (gap->ranges[middle].high > after)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	while (low < gap->nranges && gap->ranges[low].low > gap->ranges[low].high)
+		low++;
+	return low < gap->nranges ? &gap->ranges[low] : NULL;
+}
+
+/* Drops gaps that nothing can come from any more and joins those alike. */
+static void
+tidy(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(gap_context);
+	List	   *kept = NIL;
+	ListCell   *lc;
+
+	foreach(lc, gaps)
+	{
+		Gap		   *gap = lfirst(lc);
+
+		if (!gap->due && (gap->nxids == 0 || gap->nranges == 0))
+			free_gap(gap);
+		else if (kept != NIL && wait_for_same(llast(kept), gap))
+		{
+			join(llast(kept), gap);
+			free_gap(gap);
+		}
+		else
+			kept = lappend(kept, gap);
+	}
+	list_free(gaps);
+	gaps = kept;
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+wait_for_same(const Gap *a, const Gap *b)
+{
+	return !a->due && !b->due && a->nxids == b->nxids &&
+		memcmp(a->xids, b->xids, a->nxids * sizeof(TransactionId)) == 0;
+}
+
+/* Adds the ranges of the gap that follows. */
+static void
+join(Gap *gap, const Gap *next)
+{
+	for (int i = 0; i < next->nranges; i++)
+		add_range(gap, next->ranges[i].low, next->ranges[i].high);
+	gap->high = next->high;
 }

@@ -40,14 +40,14 @@ extern void IdSetFree(IdSet *set);
 extern void GapsInit(MemoryContext context);
 extern void GapsNote(int64 low, int64 high, const int64 *present, int npresent,
 					 Snapshot snapshot);
-extern bool GapsTake(int64 id);
-extern bool GapsExist(void);
+extern bool GapsHas(int64 id);
+extern void GapsTake(int64 id);
 extern int	GapsCount(void);
 extern bool GapsBelow(int64 id);
-typedef void (*GapProbe) (int64 low, int64 high, void *arg);
-extern void GapsProbe(Snapshot snapshot, GapProbe probe, void *arg);
-extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);
-extern int	DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids);
+
+/* looks at ids from low on; returns how far it has come, high at most */
+typedef int64 (*GapProbe) (int64 low, int64 high, void *arg);
+extern bool GapsProbe(Snapshot snapshot, GapProbe probe, void *arg);
 
 /* sequencer_tables.c: the event tables, as far as they can be sequenced */
 typedef struct SequencedTable
@@ -74,6 +74,7 @@ extern int32 TableNumber(Oid relid);
 extern int64 ScanStart(int64 low_water, int64 log_position, MemoryContext context);
 extern int	ScanPass(Snapshot snapshot, List *tables, bool *complete);
 extern int64 ScanHighest(void);
+extern void ScanEnd(void);
 
 /* sequencer_decode.c: events found in the write-ahead log */
 typedef struct DecodedTransaction
@@ -99,5 +100,13 @@ extern void DecodedEvents(DecodedTransaction *transaction,
 						  DecodedEventCallback callback, void *arg);
 extern XLogRecPtr DecodedUpTo(void);
 extern void DecodeConfirm(XLogRecPtr lsn);
+
+/* sequencer_snapshot.c: what a snapshot says of transactions */
+extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);
+extern int	DropEndedTransactions(Snapshot snapshot, TransactionId *xids, int nxids);
+extern void HandOver(Snapshot snapshot);
+extern bool WasScanned(const DecodedTransaction *transaction);
+extern void PassageBegin(void);
+extern XLogRecPtr PassageEnd(Snapshot snapshot);
 
 #endif							/* DAYBOOK_SEQUENCER_INTERNAL_H */

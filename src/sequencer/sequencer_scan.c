@@ -49,6 +49,7 @@ typedef struct ScanBatch
 	ScannedEvent *events;
 	int			count;
 	int			max;
+	int			looked_at;
 } ScanBatch;
 
 /* All ids up to here have been looked at. */
@@ -57,13 +58,14 @@ static int64 highest = 0;
 /* Ids above the low-water mark that were in the log at the start; NULL once passed. */
 static IdSet *known = NULL;
 
-static void probe_gap(int64 low, int64 high, void *arg);
+static int64 probe_missing(int64 low, int64 high, void *arg);
+static bool scan_above(ScanBatch *batch);
+static void note_gaps(ScanBatch *batch, int before, int64 new_highest);
+static int64 scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing);
 static int64 scan_table(ScanBatch *batch, SequencedTable *table, int64 low,
-						int64 high, int limit, bool only_missing);
+						int64 high, bool only_missing);
 static void add_event(ScanBatch *batch, SequencedTable *table, HeapTuple tuple,
 					  int64 id, TupleTableSlot *slot);
-static void scan_above(ScanBatch *batch, bool *complete);
-static void note_gaps(ScanBatch *batch, int64 new_highest);
 static void publish(ScanBatch *batch);
 static int	compare_ids(const void *a, const void *b);
 
@@ -91,6 +93,13 @@ ScanStart(int64 low_water, int64 log_position, MemoryContext context)
 	return Max(low_water, IdSetMax(known));
 }
 
+/* What is known of ids goes, with its memory. */
+void
+ScanEnd(void)
+{
+	known = NULL;
+}
+
 /* The id up to which a scan has looked. */
 int64
 ScanHighest(void)
@@ -102,61 +111,55 @@ ScanHighest(void)
  * Publishes what has come to light since the last pass, within an open
  * LogWriteBegin().  *complete: there was no more.  Returns the number of
  * events published.
+ *
+ * Missing ids come before higher ones, since whoever wrote the higher may
+ * have seen the lower; so a pass that has not been through them looks no
+ * further.
  */
 int
 ScanPass(Snapshot snapshot, List *tables, bool *complete)
 {
 	ScanBatch	batch = {.snapshot = snapshot, .tables = tables};
 
-	GapsProbe(snapshot, probe_gap, &batch);
-	scan_above(&batch, complete);
+	*complete = GapsProbe(snapshot, probe_missing, &batch);
+	if (*complete)
+		*complete = scan_above(&batch);
 	qsort(batch.events, batch.count, sizeof(ScannedEvent), compare_ids);
 	publish(&batch);
 	return batch.count;
 }
 
-static void
-probe_gap(int64 low, int64 high, void *arg)
+/* Finds missing ids; a GapProbe. */
+static int64
+probe_missing(int64 low, int64 high, void *arg)
 {
 	ScanBatch  *batch = arg;
-	ListCell   *lc;
+	int			before = batch->count;
+	int64		reached;
 
-	foreach(lc, batch->tables)
-		(void) scan_table(batch, lfirst(lc), low, high, 0, true);
+	if (batch->looked_at >= MAX_EVENTS_PER_PASS)
+		return low - 1;
+	reached = scan_tables(batch, low, high, true);
+	for (int i = before; i < batch->count; i++)
+		GapsTake(batch->events[i].id);
+	return reached;
 }
 
-/* Looks at ids above the highest, up to the limit of any table. */
-static void
-scan_above(ScanBatch *batch, bool *complete)
+/* Looks at ids above the highest; true if it has seen all. */
+static bool
+scan_above(ScanBatch *batch)
 {
 	int			before = batch->count;
-	int64		new_highest = PG_INT64_MAX;
 	int64		last = highest;
-	ListCell   *lc;
-	int			kept;
+	int64		reached = scan_tables(batch, highest + 1, PG_INT64_MAX, false);
 
-	foreach(lc, batch->tables)
-	{
-		int64		reached = scan_table(batch, lfirst(lc), highest + 1, PG_INT64_MAX,
-										 MAX_EVENTS_PER_PASS, false);
-
-		new_highest = Min(new_highest, reached);
-	}
-	*complete = new_highest == PG_INT64_MAX;
-
-	/* a table that hit its limit may have more below what others gave */
-	kept = before;
 	for (int i = before; i < batch->count; i++)
-		if (batch->events[i].id <= new_highest)
-		{
-			last = Max(last, batch->events[i].id);
-			batch->events[kept++] = batch->events[i];
-		}
-	batch->count = kept;
-	if (*complete)
-		new_highest = last;
-	if (new_highest > highest)
-		note_gaps(batch, new_highest);
+		last = Max(last, batch->events[i].id);
+	if (reached < PG_INT64_MAX)
+		last = reached;
+	if (last > highest)
+		note_gaps(batch, before, last);
+	return reached == PG_INT64_MAX;
 }
 
 /*
@@ -164,23 +167,22 @@ scan_above(ScanBatch *batch, bool *complete)
  * missing; then drops what the log has already.
  */
 static void
-note_gaps(ScanBatch *batch, int64 new_highest)
+note_gaps(ScanBatch *batch, int before, int64 new_highest)
 {
-	int64	   *ids = palloc(batch->count * sizeof(int64) + 1);
-	int			count = 0;
-	int			kept = 0;
+	int			count = batch->count - before;
+	int64	   *ids = palloc(count * sizeof(int64) + 1);
+	int			kept = before;
 
-	qsort(batch->events, batch->count, sizeof(ScannedEvent), compare_ids);
-	for (int i = 0; i < batch->count; i++)
-		if (batch->events[i].id > highest)
-			ids[count++] = batch->events[i].id;
+	qsort(batch->events + before, count, sizeof(ScannedEvent), compare_ids);
+	for (int i = 0; i < count; i++)
+		ids[i] = batch->events[before + i].id;
 	GapsNote(highest + 1, new_highest, ids, count, batch->snapshot);
 	pfree(ids);
 	highest = new_highest;
 
 	if (known == NULL)
 		return;
-	for (int i = 0; i < batch->count; i++)
+	for (int i = before; i < batch->count; i++)
 		if (!IdSetHas(known, batch->events[i].id))
 			batch->events[kept++] = batch->events[i];
 	batch->count = kept;
@@ -192,19 +194,43 @@ note_gaps(ScanBatch *batch, int64 new_highest)
 }
 
 /*
- * Adds a table's events with ids from low to high.  Returns the id at which
- * the limit was hit, PG_INT64_MAX if it was not.
+ * Adds the events with ids from low to high, or only those that are missing.
+ * Returns up to which id all tables have been looked at.
  */
 static int64
+scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing)
+{
+	int			before = batch->count;
+	int			kept = before;
+	int64		reached = high;
+	ListCell   *lc;
+
+	foreach(lc, batch->tables)
+	{
+		int64		come = scan_table(batch, lfirst(lc), low, high, only_missing);
+
+		reached = Min(reached, come);
+	}
+
+	/* a table that hit its limit may have more below what others gave */
+	for (int i = before; i < batch->count; i++)
+		if (batch->events[i].id <= reached)
+			batch->events[kept++] = batch->events[i];
+	batch->count = kept;
+	return reached;
+}
+
+/* The same of one table. */
+static int64
 scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
-		   int limit, bool only_missing)
+		   bool only_missing)
 {
 	Relation	rel = try_relation_open(table->relid, AccessShareLock);
 	Relation	index;
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
 	TupleTableSlot *slot;
-	int64		reached = PG_INT64_MAX;
+	int64		reached = high;
 	int			count = 0;
 
 	if (rel == NULL)
@@ -221,14 +247,15 @@ scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
 		int64		id = DatumGetInt64(slot_getattr(slot, EVENT_ID, &is_null));
 
 		CHECK_FOR_INTERRUPTS();
-		if (!only_missing || GapsTake(id))
+		if (!only_missing || GapsHas(id))
 			add_event(batch, table, ExecFetchSlotHeapTuple(slot, false, NULL), id, slot);
-		if (limit > 0 && ++count == limit)
+		if (++count == MAX_EVENTS_PER_PASS)
 		{
 			reached = id;
 			break;
 		}
 	}
+	batch->looked_at += count;
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);

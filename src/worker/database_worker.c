@@ -19,6 +19,7 @@
 #include "sequencer/sequencer.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "subscription/notify.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 #include "worker/launcher.h"
@@ -70,6 +71,7 @@ daybook_database_worker_main(Datum arg)
 			DatabaseWithoutExtension();
 			proc_exit(0);
 		}
+		wait = shorter(wait, NotifyRound());
 		if (db->supervise || supervise_wait == 0)
 		{
 			db->supervise = false;

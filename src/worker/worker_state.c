@@ -103,6 +103,9 @@ WorkerStateInit(void)
 			pg_atomic_init_u64(&db->flush_request, 0);
 			ConditionVariableInit(&db->published);
 			ConditionVariableInit(&db->projected);
+			pg_atomic_init_u32(&db->waiting_consumers, 0);
+			pg_atomic_init_u64(&db->consumer_changes, 0);
+			pg_atomic_init_u64(&db->consumer_refusals, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);

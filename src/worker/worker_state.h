@@ -48,13 +48,18 @@ typedef struct DatabaseState
 	TimestampTz started_at;
 	TimestampTz last_published_at;
 	int64		low_water;		/* ids up to here are done with */
-	int			open_gaps;		/* transactions whose ids are waited for */
+	int			open_gaps;		/* stretches of ids with missing ones */
 	XLogRecPtr	decoded_lsn;
 	pg_atomic_uint64 head;		/* last position published */
 	pg_atomic_uint64 sequenced_lsn; /* events of commits up to here are in the log */
 	pg_atomic_uint64 flush_request; /* WAL to flush before the next round */
 	ConditionVariable published;	/* head or sequenced_lsn has moved */
 	ConditionVariable projected;	/* some projection's position has moved */
+
+	/* consumers of subscriptions; those that wait do so for published */
+	pg_atomic_uint32 waiting_consumers;
+	pg_atomic_uint64 consumer_changes;	/* one has let go of what others may fetch */
+	pg_atomic_uint64 consumer_refusals; /* one has found a partition locked */
 } DatabaseState;
 
 extern Size WorkerStateSize(void);

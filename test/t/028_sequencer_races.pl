@@ -122,10 +122,6 @@ END $$});
 	ok(all_published($node), 'their events and all others are published');
 	log_is_right($node, 'each once');
 }
-$node->append_conf('postgresql.conf', 'daybook.decoding = on');
-$node->reload;
-ok(wait_for_mode($node, 'decoding'), 'decoding again');
-
 # An event table that somebody has locked exclusively holds up no other.
 for my $mode (qw(decoding scanning))
 {
@@ -202,12 +198,163 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 	$node->safe_psql('postgres', 'ALTER PUBLICATION daybook RENAME TO elsewhere');
 	append('renamed') for 1 .. 3;
 	ok(all_published($node, 'postgres', 20), 'without its publication the sequencer scans');
-	like(status($node, 'hint'), qr/publication/, 'and says so');
+	ok(wait_until('a hint', sub { status($node, 'hint') =~ /publication/ }, 10), 'and says so');
 	$node->safe_psql('postgres', 'ALTER PUBLICATION elsewhere RENAME TO daybook');
 	append('back');
 	ok(wait_for_mode($node, 'decoding', 'postgres', 90), 'with it, it decodes again');
 	ok(all_published($node), 'with all events');
 	log_is_right($node, 'each once');
+}
+
+# A large transaction that has committed and cannot be seen yet, since it
+# waits for a standby, holds up nobody.
+{
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres SET synchronous_commit = local');
+	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	$node->append_conf('postgresql.conf', q{synchronous_standby_names = 'nobody'});
+	$node->reload;
+	my $before = event_count($node);
+	my $waiting = $node->background_psql('postgres');
+	$waiting->query_until(qr/begun/, q{\echo begun
+SET synchronous_commit = on;
+INSERT INTO orders (stream_id, type) SELECT 'wait-' || i % 100, 'Happened' FROM generate_series(1, 30000) i;
+});
+	ok(wait_until('a commit that waits', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'}) == 1;
+	}), 'a transaction waits for a standby');
+	my $rounds = sub { return $node->safe_psql('postgres', q{
+		SELECT pg_stat_force_next_flush(); SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'}) };
+	append('meanwhile') for 1 .. 20;
+	ok(all_published($node, 'postgres', 10), 'others are published');
+	is(event_count($node), $before + 20, 'that one is not to be seen, nor in the log');
+	my $commit = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	append('meanwhile');
+	ok(all_published($node, 'postgres', 10), 'one more');
+	is($node->safe_psql('postgres', "SELECT sequenced_lsn < '$commit' FROM daybook.sequencer_status"), 't',
+		'and its commit does not count as sequenced');
+
+	# the same by scanning
+	$node->append_conf('postgresql.conf', 'daybook.decoding = off');
+	$node->reload;
+	ok(wait_for_mode($node, 'scanning'), 'scanning');
+	append('meanwhile') for 1 .. 5;
+	ok(all_published($node, 'postgres', 10), 'others are published by scanning');
+	is($node->safe_psql('postgres', "SELECT sequenced_lsn < '$commit' FROM daybook.sequencer_status"), 't',
+		'and again its commit does not count as sequenced');
+	$node->append_conf('postgresql.conf', q{synchronous_standby_names = ''});
+	$node->reload;
+	$waiting->query_safe('SELECT 1');
+	$waiting->quit;
+	ok(all_published($node, 'postgres', 10), 'when it is over, its events come');
+	my $now = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	append('after');
+	ok(wait_until('the LSN', sub { $node->safe_psql('postgres', "SELECT sequenced_lsn >= '$now' FROM daybook.sequencer_status") eq 't' }, 10),
+		'and the WAL up to here is sequenced');
+	log_is_right($node, 'each event once');
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET synchronous_commit');
+}
+
+# While it scans, a transaction that stays open must not make each round dearer.
+{
+	ok(wait_for_mode($node, 'scanning'), 'scanning');
+	my $open = $node->background_psql('postgres');
+	$open->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('open', 'Happened')});
+	my $load = start_pgbench($node, [ '-c', 6, '-t', 1500 ], { gaps => q{
+\set s random(1, 50)
+\set abort random(1, 10)
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
+\if :abort = 1
+ROLLBACK;
+\else
+COMMIT;
+\endif
+} });
+	ok(finish($load), 'load while a transaction is open');
+	ok(all_published($node), 'all but its event is published');
+	cmp_ok(status($node, 'open_gaps'), '<', 10, 'what is missing takes few gaps');
+
+	# and a transaction that is interleaved with others and has more than a pass takes
+	$open->query_until(qr/begun/, qq{\\echo begun
+INSERT INTO orders (stream_id, type) SELECT 'open-' || i % 100, 'Happened' FROM generate_series(1, 100000) i;
+});
+	$load = start_pgbench($node, [ '-c', 3, '-T', 600 ], { gaps => q{
+\set s random(1, 50)
+INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
+} });
+	$open->query_safe(q{COMMIT});
+	$open->quit;
+	$load->{run}->signal('INT');
+	finish($load);
+	ok(all_published($node), 'a large transaction among others comes in several passes');
+	log_is_right($node, 'each event once, every stream in its order');
+	is(status($node, 'open_gaps'), 0, 'and no gap is left');
+}
+
+# Under load that never pauses, decoding takes over from scanning for good.
+{
+	my $load = start_pgbench($node, [ '-c', 6, '-T', 600 ], { takeover => q{
+\set s random(1, 50)
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
+\sleep 2ms
+COMMIT;
+} });
+	my $before = event_count($node);
+	wait_until('some load', sub { event_count($node) > $before + 100 });
+	$node->append_conf('postgresql.conf', 'daybook.decoding = on');
+	$node->reload;
+	ok(wait_for_mode($node, 'decoding'), 'decoding begins under load');
+	my $head = $node->safe_psql('postgres', 'SELECT daybook.head()');
+	my $lag = $node->safe_psql('postgres', 'SELECT count(*) FROM orders') - $head;
+	$before = event_count($node);
+	wait_until('more load', sub { event_count($node) > $before + 2000 });
+	$load->{run}->signal('INT');
+	finish($load);
+	ok(all_published($node), 'all is published');
+	is($node->safe_psql('postgres', qq{
+		SELECT count(*) FROM daybook.log l JOIN orders o USING (id)
+		WHERE l.position > $head + 100 AND l.committed_at < o.recorded_at + '1 ms'}), 0,
+		'from there on in the order and with the times of the commits');
+	log_is_right($node, 'each event once');
+}
+
+# Marks that run ahead of a scan lose what it has not come to, if the worker
+# ends just then.
+{
+	my $oldest = $node->background_psql('postgres');
+	$oldest->query_safe('BEGIN; SELECT pg_current_xact_id()');	# keeps the marks where they are
+	my $bulk = q{INSERT INTO orders (stream_id, type) SELECT 'bulk-' || i % 100, 'Happened' FROM generate_series(1, %s) i};
+	$node->safe_psql('postgres', sprintf($bulk, 100_000));
+	my $late = $node->background_psql('postgres');
+	$late->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('late', 'Happened')});
+	$node->safe_psql('postgres', sprintf($bulk, 100));
+	ok(all_published($node), 'a mass of events is published, one is not');
+
+	my ($launcher) = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
+	kill 'STOP', $launcher;
+	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
+	$late->query_safe('COMMIT');
+	$late->quit;
+	$oldest->query_safe('COMMIT');
+	$oldest->quit;
+	my $low_water = $node->safe_psql('postgres', 'SELECT low_water FROM daybook.sequencer_state');
+	my $killer = $node->background_psql('postgres');
+	$killer->query_until(qr/begun/, qq{\\echo begun
+DO \$\$
+BEGIN
+	WHILE (SELECT low_water FROM daybook.sequencer_state) = $low_water LOOP
+		PERFORM pg_sleep(0.001);
+	END LOOP;
+	PERFORM pg_terminate_backend(pid) FROM daybook.sequencer_status;
+END \$\$;
+});
+	kill 'CONT', $launcher;
+	$killer->query_safe('SELECT 1');
+	$killer->quit;
+	ok(all_published($node, 'postgres', 20), 'a worker that is ended as soon as it has moved its marks loses nothing');
+	log_is_right($node, 'nor does it publish twice');
 }
 
 $node->stop;

@@ -39,6 +39,7 @@ BEGIN
 	IF cardinality(found.events) >= seats THEN
 		RETURN;
 	END IF;
+	PERFORM pg_sleep(random() * 0.003);		-- time to think
 	IF conditional THEN
 		PERFORM daybook.append_if('dcb', event, query, found.marker);
 	ELSE

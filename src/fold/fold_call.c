@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * fold_call.c
+ *	  daybook.fold(): the state of one stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "fold/fold.h"
+#include "nodes/makefuncs.h"
+#include "replay/event_source.h"
+#include "schema/schema_ddl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(daybook_fold);
+PG_FUNCTION_INFO_V1(daybook_fold_typed);
+
+/* What a call asks for. */
+typedef struct FoldRequest
+{
+	text	   *stream_id;
+	int64		to_version;		/* PG_INT64_MAX: all */
+	TimestampTz until;			/* DT_NOEND: no bound */
+} FoldRequest;
+
+static bool read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request);
+static void fold_stream(FoldRun *run, const FoldRequest *request);
+
+/* daybook.fold(name, stream_id, to_version, until) */
+Datum
+daybook_fold(PG_FUNCTION_ARGS)
+{
+	FoldRequest request;
+	FoldRun    *run;
+	Datum		state;
+	bool		is_null;
+
+	if (!read_arguments(fcinfo, 2, &request))
+		PG_RETURN_NULL();
+	run = FoldRunAcquire(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	fold_stream(run, &request);
+	state = FoldState(run, &is_null);
+	if (!is_null)
+		state = StateToJsonb(run, state);
+	FoldRunRelease(run);
+	if (is_null)
+		PG_RETURN_NULL();
+	return state;
+}
+
+/* daybook.fold(name, stream_id, state_type, to_version, until) */
+Datum
+daybook_fold_typed(PG_FUNCTION_ARGS)
+{
+	FoldRequest request;
+	FoldRun    *run;
+	Datum		state;
+	bool		is_null;
+
+	if (!read_arguments(fcinfo, 3, &request))
+		PG_RETURN_NULL();
+	run = FoldRunAcquire(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	RequireStateType(run, get_fn_expr_argtype(fcinfo->flinfo, 2));
+	fold_stream(run, &request);
+	state = FoldState(run, &is_null);
+	if (!is_null)
+		state = datumCopy(state, FoldRunStateType(run)->by_value, FoldRunStateType(run)->len);
+	FoldRunRelease(run);
+	if (is_null)
+		PG_RETURN_NULL();
+	return state;
+}
+
+/* False where no stream is asked for. */
+static bool
+read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request)
+{
+	RequireArgument(fcinfo, 0, "name");
+	if (PG_ARGISNULL(1))
+		return false;
+	request->stream_id = PG_GETARG_TEXT_PP(1);
+	request->to_version = PG_INT64_MAX;
+	request->until = DT_NOEND;
+	if (!PG_ARGISNULL(to_version))
+		request->to_version = get_fn_expr_argtype(fcinfo->flinfo, to_version) == INT4OID ?
+			PG_GETARG_INT32(to_version) : PG_GETARG_INT64(to_version);
+	if (request->to_version < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("to_version must not be negative"),
+				 errdetail("The value given is " INT64_FORMAT ".", request->to_version),
+				 errhint("Version 0 is the state before the first event.")));
+	if (PG_NARGS() > to_version + 1 && !PG_ARGISNULL(to_version + 1))
+		request->until = PG_GETARG_TIMESTAMPTZ(to_version + 1);
+	return true;
+}
+
+static void
+fold_stream(FoldRun *run, const FoldRequest *request)
+{
+	Relation	table = OpenReadableEventTable(FoldRunDefinition(run)->event_table);
+	StreamReader *reader = StreamReaderBegin(table, GetActiveSnapshot(), false);
+	TupleTableSlot *event;
+
+	StreamReaderSeek(reader, request->stream_id, 1, request->to_version,
+					 ForwardScanDirection);
+	StreamReaderUntil(reader, request->until);
+	FoldBegin(run);
+	FoldEnter(run);
+	while ((event = StreamReaderNext(reader)) != NULL)
+		FoldEvent(run, event);
+	FoldLeave(run);
+	StreamReaderEnd(reader);
+	table_close(table, NoLock);
+}
+
+void
+RequireStateType(const FoldRun *run, Oid type)
+{
+	if (type != FoldRunStateType(run)->oid)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("state of fold \"%s\" is of type %s, not %s",
+						FoldRunDefinition(run)->name,
+						format_type_be(FoldRunStateType(run)->oid),
+						format_type_be(type)),
+				 errhint("Ask for it with NULL::%s.",
+						 format_type_be(FoldRunStateType(run)->oid))));
+}
+
+/* As to_jsonb() gives it; in the current memory context. */
+Datum
+StateToJsonb(FoldRun *run, Datum state)
+{
+	const StateType *type = FoldRunStateType(run);
+	FmgrInfo	function;
+	LOCAL_FCINFO(fcinfo, 1);
+
+	state = datumCopy(state, type->by_value, type->len);
+	if (type->oid == JSONBOID)
+		return state;
+	fmgr_info(F_TO_JSONB, &function);
+	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID,
+											 list_make1(makeNullConst(type->oid, -1, InvalidOid)),
+											 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
+					   &function);
+	InitFunctionCallInfoData(*fcinfo, &function, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = state;
+	fcinfo->args[0].isnull = false;
+	return FunctionCallInvoke(fcinfo);
+}

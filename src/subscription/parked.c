@@ -1,0 +1,188 @@
+/*-------------------------------------------------------------------------
+ *
+ * parked.c
+ *	  What operators do about parked events: have them handed out again, or
+ *	  give them up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "replay/event_source.h"
+#include "subscription/own_rows.h"
+#include "subscription/subscription.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* columns of daybook.subscription_discard, from 0 */
+enum
+{
+	D_SUBSCRIPTION,
+	D_POSITION,
+	D_EVENT_TABLE,
+	D_ID,
+	D_STREAM_ID,
+	D_FAILURE,
+	D_REASON,
+	D_DISCARDED_BY,
+	D_DISCARDED_AT,
+	D_COLUMNS
+};
+
+static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
+static HeldStream *lock_stream(const Subscription *sub, const StreamKey *key, Partition *partition);
+static void retry_stream(const Subscription *sub, HeldStream *stream);
+static QueuedEvent *find_queued(const Subscription *sub, int64 position);
+static void record_discarded(const Subscription *sub, const HeldStream *stream,
+							 const QueuedEvent *event, const char *reason);
+
+PG_FUNCTION_INFO_V1(daybook_subscription_retry_parked);
+PG_FUNCTION_INFO_V1(daybook_subscription_discard_parked);
+
+Datum
+daybook_subscription_retry_parked(PG_FUNCTION_ARGS)
+{
+	Subscription *sub = begin(fcinfo, "daybook.subscription_retry_parked()");
+	char	   *stream_id = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	int64		streams = 0;
+	ListCell   *lc;
+
+	foreach(lc, HeldStreamsAll(sub))
+	{
+		HeldStream *stream = lfirst(lc);
+		Partition	partition;
+
+		if ((stream_id && strcmp(stream->stream_id, stream_id) != 0) ||
+			(!PG_ARGISNULL(2) && stream->key.event_table != PG_GETARG_OID(2)))
+			continue;
+		/* it may have changed while this waited for the lock */
+		stream = lock_stream(sub, &stream->key, &partition);
+		if (stream == NULL || stream->blocked_at == 0)
+			continue;
+		retry_stream(sub, stream);
+		PartitionStore(sub, &partition);
+		streams++;
+	}
+	ConsumersWakeAtCommit();
+	PG_RETURN_INT64(streams);
+}
+
+static Subscription *
+begin(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *name;
+
+	RefuseNull(&fcinfo->args[0], "name");
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SubscriptionLock(name, AccessShareLock);
+	return SubscriptionForOwner(name);
+}
+
+/* Locks a stream's partition and reads both again; NULL if it is held no more. */
+static HeldStream *
+lock_stream(const Subscription *sub, const StreamKey *key, Partition *partition)
+{
+	HeldStream *stream = HeldStreamLoad(sub, key);
+
+	if (stream == NULL)
+		return NULL;
+	PartitionLock(sub, stream->partition);
+	partition->number = stream->partition;
+	if (!PartitionReload(sub, partition))
+		return NULL;
+	return HeldStreamLoad(sub, key);
+}
+
+/* The event that failed goes out alone, as often as a new one may, and then the others. */
+static void
+retry_stream(const Subscription *sub, HeldStream *stream)
+{
+	QueuedEvent *event = QueueFind(sub, stream->partition, stream->blocked_at);
+
+	if (event)
+		stream->forgiven = HeldEventDeliveries(stream, event);
+	DeliveriesExcuseAll(&stream->deliveries);
+	stream->blocked_until = GetCurrentTimestamp();
+	HeldStreamUpdate(sub, stream);
+}
+
+Datum
+daybook_subscription_discard_parked(PG_FUNCTION_ARGS)
+{
+	Subscription *sub;
+	QueuedEvent *event;
+	HeldStream *stream = NULL;
+	Partition	partition;
+	char	   *reason;
+	int64		position;
+
+	RefuseNull(&fcinfo->args[1], "at_position");
+	RefuseNull(&fcinfo->args[2], "reason");
+	sub = begin(fcinfo, "daybook.subscription_discard_parked()");
+	position = PG_GETARG_INT64(1);
+	reason = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (reason[strspn(reason, " \t\n")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a parked event is discarded for a reason only"),
+				 errhint("Say why: it is recorded.")));
+
+	event = find_queued(sub, position);
+	if (event)
+		stream = lock_stream(sub, &event->key, &partition);
+	event = stream ? QueueFind(sub, partition.number, position) : NULL;
+	if (event == NULL || stream->due_at != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event at position " INT64_FORMAT " of subscription \"%s\" is not parked",
+						position, sub->name),
+				 event ? errdetail("Its stream \"%s\" is to be tried again.", event->stream_id) : 0,
+				 errhint("See daybook.subscription_parked.")));
+
+	record_discarded(sub, stream, event, reason);
+	QueueDelete(event);
+	if (stream->blocked_at == position)
+		HeldStreamUnblock(stream);
+	HeldStreamUpdate(sub, stream);
+	PartitionStore(sub, &partition);
+	ConsumersWakeAtCommit();
+	PG_RETURN_VOID();
+}
+
+/* An event of the queue, whatever its partition. */
+static QueuedEvent *
+find_queued(const Subscription *sub, int64 position)
+{
+	QueuedEvent *event = NULL;
+
+	for (int i = 0; i < sub->partitions && event == NULL; i++)
+		event = QueueFind(sub, i, position);
+	return event;
+}
+
+static void
+record_discarded(const Subscription *sub, const HeldStream *stream,
+				 const QueuedEvent *event, const char *reason)
+{
+	Datum		values[D_COLUMNS];
+	bool		nulls[D_COLUMNS] = {false};
+	ItemPointerData tid;
+
+	ItemPointerSetInvalid(&tid);
+	values[D_SUBSCRIPTION] = CStringGetTextDatum(sub->name);
+	values[D_POSITION] = Int64GetDatum(event->position);
+	values[D_EVENT_TABLE] = ObjectIdGetDatum(event->key.event_table);
+	values[D_ID] = Int64GetDatum(event->id);
+	values[D_STREAM_ID] = CStringGetTextDatum(event->stream_id);
+	values[D_FAILURE] = TextOrNull(event->position == stream->blocked_at ? stream->reason : NULL,
+								   &nulls[D_FAILURE]);
+	values[D_REASON] = CStringGetTextDatum(reason);
+	values[D_DISCARDED_BY] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false));
+	values[D_DISCARDED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	OwnRowStore("subscription_discard", &tid, values, nulls);
+}

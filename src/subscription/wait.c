@@ -1,0 +1,184 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *	  How consumers sleep until there may be something for them, and who wakes
+ *	  them.
+ *
+ * The sequencer wakes them when events are published.  Consumers wake each
+ * other when they let go of what others may fetch.  A consumer that was
+ * refused a partition's lock leaves word of it, so that the transaction that
+ * has the lock wakes it when it ends: not earlier, since locks are released
+ * after the commit is visible.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "subscription/subscription.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "worker/worker_state.h"
+
+/* The longest that a condition variable sleeps at once, in milliseconds. */
+#define LONGEST_SLEEP	(24 * 60 * 60 * 1000)
+
+/* Where the consumer of this session waits, if it does. */
+static DatabaseState *waiting_in = NULL;
+static uint64 head_seen;
+static uint64 changes_seen;
+
+/* What the end of this transaction has to bring about. */
+static bool holds_partition = false;
+static bool wake_at_commit = false;
+static uint64 refusals_seen;
+
+static void register_callback(void);
+static void end_of_transaction(ResourceReleasePhase phase, bool is_commit,
+							   bool is_top_level, void *arg);
+static void wake_consumers(DatabaseState *db);
+static DatabaseState *database_or_error(void);
+
+/* The caller is going to look for events and to sleep if there are none. */
+void
+ConsumerWaitBegin(void)
+{
+	DatabaseState *db = database_or_error();
+
+	register_callback();
+	ConsumerWaitEnd();
+	pg_atomic_fetch_add_u32(&db->waiting_consumers, 1);
+	waiting_in = db;
+	ConsumerWaitNote();
+}
+
+/* The caller looks now: what comes from here on ends its sleep. */
+void
+ConsumerWaitNote(void)
+{
+	DatabaseState *db = database_or_error();
+
+	changes_seen = pg_atomic_read_u64(&db->consumer_changes);
+	head_seen = pg_atomic_read_u64(&db->head);
+	pg_read_barrier();
+}
+
+/* Sleeps until a time, unless something comes. */
+void
+ConsumerWaitSleep(TimestampTz until)
+{
+	DatabaseState *db = database_or_error();
+
+	ConditionVariablePrepareToSleep(&db->published);
+	while (pg_atomic_read_u64(&db->head) == head_seen &&
+		   pg_atomic_read_u64(&db->consumer_changes) == changes_seen)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(&db->published, Min(left, LONGEST_SLEEP),
+										   PG_WAIT_EXTENSION);
+		db = database_or_error();
+	}
+	ConditionVariableCancelSleep();
+}
+
+void
+ConsumerWaitEnd(void)
+{
+	if (waiting_in)
+		pg_atomic_fetch_sub_u32(&waiting_in->waiting_consumers, 1);
+	waiting_in = NULL;
+}
+
+/* This transaction is about to get a partition's lock. */
+void
+ConsumerLocksPartition(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	register_callback();
+	if (!holds_partition && db)
+		refusals_seen = pg_atomic_read_u64(&db->consumer_refusals);
+	holds_partition = true;
+}
+
+/* Another one has it: let it know that somebody wanted it. */
+void
+ConsumerWasRefused(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	if (db)
+		pg_atomic_fetch_add_u64(&db->consumer_refusals, 1);
+	refusals_seen++;
+}
+
+/* This transaction has let go of a partition again. */
+void
+ConsumerLeavesPartition(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	if (db && pg_atomic_read_u64(&db->consumer_refusals) != refusals_seen)
+		wake_consumers(db);
+}
+
+/* This transaction's commit leaves something for others to fetch. */
+void
+ConsumersWakeAtCommit(void)
+{
+	register_callback();
+	wake_at_commit = true;
+}
+
+static void
+register_callback(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterResourceReleaseCallback(end_of_transaction, NULL);
+	registered = true;
+}
+
+static void
+end_of_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	DatabaseState *db;
+
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level ||
+		!(waiting_in || holds_partition || wake_at_commit))
+		return;
+	ConsumerWaitEnd();
+	db = MyDatabaseState();
+	if (db && ((wake_at_commit && is_commit) ||
+			   (holds_partition && pg_atomic_read_u64(&db->consumer_refusals) != refusals_seen)))
+		wake_consumers(db);
+	holds_partition = wake_at_commit = false;
+}
+
+static void
+wake_consumers(DatabaseState *db)
+{
+	pg_atomic_fetch_add_u64(&db->consumer_changes, 1);
+	if (pg_atomic_read_u32(&db->waiting_consumers) > 0)
+		ConditionVariableBroadcast(&db->published);
+}
+
+static DatabaseState *
+database_or_error(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	if (db == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for events: this database has no daybook worker"),
+				 errhint("Look for the reason in the server's log; daybook.max_databases may be too small.")));
+	return db;
+}
