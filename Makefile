@@ -19,6 +19,8 @@ SQL_PARTS = \
 	src/fold/fold.sql \
 	src/projection/projection.sql \
 	src/projection/parking.sql \
+	src/projection/rebuild.sql \
+	src/projection/verify.sql \
 	src/projection/projection_status.sql \
 	src/subscription/subscription.sql
 

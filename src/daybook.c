@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "miscadmin.h"
+#include "projection/projection.h"
 #include "projection/projector_slots.h"
 #include "replay/row_function.h"
 #include "schema/event_check.h"
@@ -90,6 +91,7 @@ _PG_init(void)
 	DatabaseCommandsInit();
 	RowFunctionsInit();
 	FoldAllInit();
+	RedirectInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -12,7 +12,9 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -27,7 +29,11 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
-static Projection *owned_projection(const char *name);
+static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place);
+static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
+static void restart_rebuild(const Projection *projection, int max_rate);
+static void check_not_referenced(const Projection *projection);
+static bool array_has_relation(ArrayType *array, Oid relation);
 static void clear_error(ProjectionProgress *progress);
 static void check_tables_not_shared(const Projection *projection);
 static bool arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared);
@@ -83,21 +89,173 @@ Datum
 daybook_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
+	Projection *projection;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("rebuild_projection needs a name and a max_rate of 0 or more")));
+	projection = ProjectionToChange(fcinfo, &progress);
+	check_tables_not_shared(projection);
+	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1)))
+		empty_and_refill(projection, &progress);
+	else
+		restart_rebuild(projection, PG_GETARG_INT32(2));
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(daybook_alter_projection);
+Datum
+daybook_alter_projection(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
+	Projection *projection;
+	Projection	changed;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name of the projection must not be null")));
+	projection = ProjectionToChange(fcinfo, &progress);
+	if (!PG_ARGISNULL(2))
+		projection->batch_size = PG_GETARG_INT32(2);
+	if (!PG_ARGISNULL(3))
+		projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	ProjectionCheckSettings(projection);
+	ProjectionUpdate(projection);
+	if (PG_ARGISNULL(1))
+	{
+		ProjectionSaveChange(projection, &progress);
+		PG_RETURN_VOID();
+	}
+
+	changed = *projection;
+	ProjectionSetHandler(&changed, fcinfo, 1);
+	HandlerCheck(&changed);
+	check_tables_not_shared(projection);
+	if (rebuild_in_place(projection, true, false))
+	{
+		ProjectionUpdate(&changed);
+		empty_and_refill(&changed, &progress);
+	}
+	else
+	{
+		ProjectionSaveChange(projection, &progress);
+		restart_rebuild(&changed, 0);
+	}
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(daybook_cancel_rebuild);
+Datum
+daybook_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	ProjectionProgress progress;
 	Projection *projection = ProjectionToChange(fcinfo, &progress);
 
-	check_tables_not_shared(projection);
+	PG_RETURN_BOOL(RebuildCancel(projection->name));
+}
+
+/*
+ * Decides how to rebuild, where the caller leaves it open.  A projection that
+ * stands still has no worker that could exchange the tables.
+ */
+static bool
+rebuild_in_place(const Projection *projection, bool may_choose, bool in_place)
+{
+	char	   *obstacle;
+
+	if (projection->is_inline)
+		obstacle = "It is kept inline.";
+	else if (projection->is_paused)
+		obstacle = "It is paused.";
+	else if (!may_choose && in_place)
+		return true;
+	else
+		obstacle = CopiesObstacle(projection);
+	if (obstacle == NULL)
+		return false;
+	if (!may_choose && !in_place)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" cannot be rebuilt beside its tables", projection->name),
+				 errdetail_internal("%s", obstacle),
+				 errhint("Rebuild it with in_place => true; until it is done, readers see what is there so far.")));
+	if (may_choose && !projection->is_inline)
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is rebuilt in place", projection->name),
+				 errdetail_internal("%s", obstacle)));
+	return true;
+}
+
+/* Empties the tables, which are filled again by live batches. */
+static void
+empty_and_refill(Projection *projection, ProjectionProgress *progress)
+{
+	(void) RebuildCancel(projection->name);
 	if (projection->is_inline)
 		InlineLockSources(projection);
 	empty_tables(projection);
 	ParkedDelete(projection->name);
-	clear_error(&progress);
-	progress.position = projection->from_position;
+	projection->rebuilt_at = GetCurrentTimestamp();
+	ProjectionUpdate(projection);
+	clear_error(progress);
+	progress->position = projection->from_position;
 	if (projection->is_inline && projection->is_paused)
-		progress.paused_at_id = InlineLastEventId(projection);
+		progress->paused_at_id = InlineLastEventId(projection);
 	if (projection->is_inline)
 		InlineReplay(projection, 0);
-	ProjectionSaveChange(projection, &progress);
-	PG_RETURN_VOID();
+	ProjectionSaveChange(projection, progress);
+}
+
+/* Begins to fill copies of the tables, anew if that is going on. */
+static void
+restart_rebuild(const Projection *projection, int max_rate)
+{
+	check_not_referenced(projection);
+	(void) RebuildCancel(projection->name);
+	RebuildStart(projection, max_rate);
+}
+
+/* The new rows may lack what rows of other tables refer to. */
+static void
+check_not_referenced(const Projection *projection)
+{
+	Oid		   *tables;
+	int			n = RelationArray(projection->tables, &tables);
+
+	for (int i = 0; i < n; i++)
+	{
+		Relation	rel = table_open(tables[i], AccessShareLock);
+		List	   *referring = heap_truncate_find_FKs(list_make1_oid(tables[i]));
+		ListCell   *lc;
+
+		foreach(lc, referring)
+		{
+			if (!array_has_relation(projection->tables, lfirst_oid(lc)))
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot rebuild projection \"%s\"", projection->name),
+						 errdetail("Table %s has a foreign key to %s.",
+								   RelationText(lfirst_oid(lc)), RelationText(tables[i])),
+						 errhint("Drop the foreign key and add it again after the rebuild.")));
+		}
+		table_close(rel, NoLock);
+	}
+}
+
+static bool
+array_has_relation(ArrayType *array, Oid relation)
+{
+	Oid		   *oids;
+	int			n = RelationArray(array, &oids);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (oids[i] == relation)
+			return true;
+	}
+	return false;
 }
 
 PG_FUNCTION_INFO_V1(daybook_drop_projection);
@@ -109,6 +267,7 @@ daybook_drop_projection(PG_FUNCTION_ARGS)
 
 	if (projection->is_inline)
 		InlineDetach(projection);
+	(void) RebuildCancel(projection->name);
 	ParkedDelete(projection->name);
 	ProgressDelete(projection->name);
 	ProjectionDelete(projection);
@@ -124,12 +283,12 @@ Projection *
 ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Projection *projection = owned_projection(name);
+	Projection *projection = ProjectionOwned(name);
 
 	ProjectorInterrupt(name);
 	ProjectionLock(name);
 	/* it may have changed while this waited for the lock */
-	projection = owned_projection(name);
+	projection = ProjectionOwned(name);
 	if (!ProgressLoad(name, progress))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -137,8 +296,9 @@ ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 	return projection;
 }
 
-static Projection *
-owned_projection(const char *name)
+/* A projection that the caller may change, an error for any other. */
+Projection *
+ProjectionOwned(const char *name)
 {
 	Projection *projection = ProjectionLoad(name);
 
@@ -150,6 +310,11 @@ owned_projection(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of projection \"%s\"", name)));
+	if (projection->rebuild_of != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is the rebuild of projection \"%s\"", name, projection->rebuild_of),
+				 errhint("Give it up with daybook.cancel_rebuild().")));
 	return projection;
 }
 
@@ -182,7 +347,7 @@ check_tables_not_shared(const Projection *projection)
 	{
 		Projection *other = lfirst(lc);
 
-		if (strcmp(other->name, projection->name) != 0 &&
+		if (strcmp(other->name, projection->name) != 0 && other->rebuild_of == NULL &&
 			arrays_overlap(projection->tables, other->tables, &shared))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

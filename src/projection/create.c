@@ -54,7 +54,6 @@ static void check_name(const char *name);
 static bool choice_of_two(const char *argument, const char *value,
 						  const char *first, const char *second);
 static ArrayType *array_argument(FunctionCallInfo fcinfo, int arg);
-static void check_settings(const Projection *projection);
 static void check_sources(const Projection *projection);
 static void check_tables(const Projection *projection);
 static bool is_event_table(Oid relation);
@@ -70,7 +69,7 @@ daybook_create_projection(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo);
 	projection = projection_from_arguments(fcinfo);
 	check_name(projection->name);
-	check_settings(projection);
+	ProjectionCheckSettings(projection);
 	check_sources(projection);
 	check_tables(projection);
 	HandlerCheck(projection);
@@ -110,10 +109,7 @@ projection_from_arguments(FunctionCallInfo fcinfo)
 	projection->name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_NAME));
 	projection->owner = GetUserId();
 	projection->is_inline = choice_of_two("mode", mode, "inline", "async");
-	projection->has_function = get_fn_expr_argtype(fcinfo->flinfo, ARG_HANDLER) == REGPROCEDUREOID;
-	projection->handler = projection->has_function ?
-		format_procedure_qualified(PG_GETARG_OID(ARG_HANDLER)) :
-		text_to_cstring(PG_GETARG_TEXT_PP(ARG_HANDLER));
+	ProjectionSetHandler(projection, fcinfo, ARG_HANDLER);
 	projection->sources = array_argument(fcinfo, ARG_SOURCES);
 	projection->tables = array_argument(fcinfo, ARG_TABLES);
 	projection->types = array_argument(fcinfo, ARG_TYPES);
@@ -123,6 +119,16 @@ projection_from_arguments(FunctionCallInfo fcinfo)
 	projection->from_position = PG_GETARG_INT64(ARG_FROM_POSITION);
 	projection->created_at = GetCurrentTimestamp();
 	return projection;
+}
+
+/* The handler is SQL text or a function, as the argument's type says. */
+void
+ProjectionSetHandler(Projection *projection, FunctionCallInfo fcinfo, int arg)
+{
+	projection->has_function = get_fn_expr_argtype(fcinfo->flinfo, arg) == REGPROCEDUREOID;
+	projection->handler = projection->has_function ?
+		format_procedure_qualified(PG_GETARG_OID(arg)) :
+		text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
 /* The worker's command line and the name of inline triggers hold the name. */
@@ -176,8 +182,8 @@ array_argument(FunctionCallInfo fcinfo, int arg)
 	return array;
 }
 
-static void
-check_settings(const Projection *projection)
+void
+ProjectionCheckSettings(const Projection *projection)
 {
 	int64		head = LogHead(GetLatestSnapshot());
 

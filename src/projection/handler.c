@@ -53,8 +53,6 @@ typedef struct HandlerCacheEntry
 static HTAB *handler_cache = NULL;
 
 static HandlerCacheEntry *cache_entry(const char *name);
-static Handler *handler_make(const Projection *projection);
-static void handler_free(Handler *handler);
 static Projection *projection_copy(const Projection *projection);
 static void check_owner_exists(const Projection *projection);
 static void check_sql(const Projection *projection);
@@ -62,8 +60,8 @@ static void check_statements(SPIPlanPtr plan);
 static void check_permissions(SPIPlanPtr plan, QueryEnvironment *environment);
 static bool resolve_function(const Projection *projection, FmgrInfo *function);
 static SPIPlanPtr prepare_sql(const Projection *projection);
-static EphemeralNamedRelation new_events_relation(EventBatch *batch);
-static void register_new_events(EventBatch *batch);
+static EphemeralNamedRelation new_events_relation(EventBatch *batch, double rows);
+static void register_new_events(EventBatch *batch, double rows);
 static void run_sql(Handler *handler, EventBatch *batch);
 static void run_function(Handler *handler, EventBatch *batch);
 static EventPlace event_place(TupleTableSlot *slot);
@@ -86,9 +84,9 @@ HandlerGet(const char *name)
 
 	entry->handler = NULL;
 	if (known != NULL)
-		handler_free(known);
+		HandlerFree(known);
 	if (projection != NULL)
-		entry->handler = handler_make(projection);
+		entry->handler = HandlerMake(projection);
 	return entry->handler;
 }
 
@@ -122,6 +120,8 @@ HandlerRun(Handler *handler, EventBatch *batch)
 	check_owner_exists(handler->projection);
 	OwnerContextEnter(&owner, handler->projection);
 	handler->running++;
+	if (handler->projection->live_tables != NULL)
+		RedirectBegin(handler->projection->live_tables, handler->projection->tables);
 	PG_TRY();
 	{
 		if (handler->projection->has_function)
@@ -132,6 +132,7 @@ HandlerRun(Handler *handler, EventBatch *batch)
 	PG_FINALLY();
 	{
 		handler->running--;
+		RedirectEnd();
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);
@@ -233,8 +234,9 @@ cache_entry(const char *name)
 	return entry;
 }
 
-static Handler *
-handler_make(const Projection *projection)
+/* A handler that is not kept for the session. */
+Handler *
+HandlerMake(const Projection *projection)
 {
 	MemoryContext context = AllocSetContextCreate(CacheMemoryContext,
 												  "daybook projection handler",
@@ -249,8 +251,8 @@ handler_make(const Projection *projection)
 }
 
 /* A handler that changes its own projection is left until the session ends. */
-static void
-handler_free(Handler *handler)
+void
+HandlerFree(Handler *handler)
 {
 	if (handler->running > 0)
 		return;
@@ -270,6 +272,10 @@ projection_copy(const Projection *projection)
 	copy->on_error = pstrdup(projection->on_error);
 	copy->sources = DatumGetArrayTypePCopy(PointerGetDatum(projection->sources));
 	copy->tables = DatumGetArrayTypePCopy(PointerGetDatum(projection->tables));
+	if (projection->rebuild_of != NULL)
+		copy->rebuild_of = pstrdup(projection->rebuild_of);
+	if (projection->live_tables != NULL)
+		copy->live_tables = DatumGetArrayTypePCopy(PointerGetDatum(projection->live_tables));
 	if (projection->types != NULL)
 		copy->types = DatumGetArrayTypePCopy(PointerGetDatum(projection->types));
 	if (projection->categories != NULL)
@@ -351,9 +357,9 @@ check_sql(const Projection *projection)
 	QueryEnvironment *environment = create_queryEnv();
 
 	EventBatchInit(&batch);
-	register_ENR(environment, new_events_relation(&batch));
+	register_ENR(environment, new_events_relation(&batch, NEW_EVENTS_ROWS));
 	SPI_connect();
-	register_new_events(&batch);
+	register_new_events(&batch, NEW_EVENTS_ROWS);
 	plan = prepare_sql(projection);
 	check_statements(plan);
 	check_permissions(plan, environment);
@@ -413,23 +419,23 @@ check_permissions(SPIPlanPtr plan, QueryEnvironment *environment)
 }
 
 static EphemeralNamedRelation
-new_events_relation(EventBatch *batch)
+new_events_relation(EventBatch *batch, double rows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 
 	enr->md.name = pstrdup(NEW_EVENTS);
 	enr->md.tupdesc = batch->desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = NEW_EVENTS_ROWS;
+	enr->md.enrtuples = rows;
 	enr->reldata = batch->events;
 	return enr;
 }
 
 /* Gives the connected SPI level the relation new_events. */
 static void
-register_new_events(EventBatch *batch)
+register_new_events(EventBatch *batch, double rows)
 {
-	int			rc = SPI_register_relation(new_events_relation(batch));
+	int			rc = SPI_register_relation(new_events_relation(batch, rows));
 
 	if (rc != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
@@ -442,7 +448,9 @@ run_sql(Handler *handler, EventBatch *batch)
 	int			rc;
 
 	SPI_connect();
-	register_new_events(batch);
+	/* a rebuild has large batches only, but for the last */
+	register_new_events(batch, handler->projection->live_tables != NULL ?
+						handler->projection->batch_size : NEW_EVENTS_ROWS);
 	if (handler->plan == NULL)
 	{
 		SPIPlanPtr	plan = prepare_sql(handler->projection);
@@ -537,6 +545,8 @@ owner_search_path(const Projection *projection)
 	initStringInfo(&path);
 	appendStringInfoString(&path, "pg_catalog");
 	append_schemas(&path, &schemas, projection->tables);
+	if (projection->live_tables != NULL)
+		append_schemas(&path, &schemas, projection->live_tables);
 	append_schemas(&path, &schemas, projection->sources);
 	appendStringInfoString(&path, ", pg_temp");
 	return path.data;

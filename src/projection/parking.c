@@ -212,6 +212,28 @@ ParkedDelete(const char *name)
 	CommandCounterIncrement();
 }
 
+/* Gives all parked events of a projection to another. */
+void
+ParkedMove(const char *from, const char *to)
+{
+	ParkedScan	scan;
+	HeapTuple	tuple;
+
+	scan_begin(&scan, "projection_parked_pkey", from, 0);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
+	{
+		Datum		values[R_COLUMNS];
+		bool		nulls[R_COLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(scan.rel), values, nulls);
+		values[R_PROJECTION] = CStringGetTextDatum(to);
+		CatalogTupleUpdate(scan.rel, &tuple->t_self,
+						   heap_form_tuple(RelationGetDescr(scan.rel), values, nulls));
+	}
+	scan_end(&scan);
+	CommandCounterIncrement();
+}
+
 List *
 ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 {
@@ -226,6 +248,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 	{
 		ParkedEvent event = parked_event(tuple, RelationGetDescr(scan.rel));
 		ParkedRow  *row;
+		bool		isnull;
 
 		if (filter->position && event.place.position != filter->position)
 			break;
@@ -236,6 +259,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 		}
 		row = palloc(sizeof(ParkedRow));
 		row->event = event;
+		row->is_cause = DatumGetBool(heap_getattr(tuple, R_IS_CAUSE + 1, RelationGetDescr(scan.rel), &isnull));
 		row->tuple = heap_copytuple(tuple);
 		rows = lappend(rows, row);
 	}

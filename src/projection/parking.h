@@ -25,12 +25,14 @@ typedef struct ParkedFilter
 typedef struct ParkedRow
 {
 	ParkedEvent event;
+	bool		is_cause;
 	HeapTuple	tuple;
 } ParkedRow;
 
 /* Rows in the order of positions, at most so many. */
 extern List *ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit);
 extern void ParkedRowsDelete(List *rows);
+extern void ParkedMove(const char *from, const char *to);
 extern void ParkedRowSetError(ParkedRow *row, const ProjectionError *error);
 extern void ParkedRowDiscard(ParkedRow *row, const char *reason);
 

@@ -49,6 +49,10 @@ enum
 	P_CREATED_AT,
 	P_RESTORED_PID,
 	P_RESTORED_SESSION_START,
+	P_REBUILD_OF,
+	P_LIVE_TABLES,
+	P_MAX_RATE,
+	P_REBUILT_AT,
 	P_COLUMNS
 };
 
@@ -86,7 +90,6 @@ static Relation open_own_table(const char *name, LOCKMODE lock);
 static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
-static void projection_update(Projection *projection);
 static void progress_from_tuple(HeapTuple tuple, TupleDesc desc, ProjectionProgress *progress);
 static void progress_values(const Projection *projection, const ProjectionProgress *progress,
 							Datum *values, bool *nulls);
@@ -152,6 +155,22 @@ ProjectionLoadAll(void)
 	return result;
 }
 
+/* The rebuild of a projection that is in progress, NULL if there is none. */
+Projection *
+ProjectionLoadRebuild(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, ProjectionLoadAll())
+	{
+		Projection *projection = lfirst(lc);
+
+		if (projection->rebuild_of != NULL && strcmp(projection->rebuild_of, name) == 0)
+			return projection;
+	}
+	return NULL;
+}
+
 void
 ProjectionInsert(Projection *projection)
 {
@@ -172,7 +191,7 @@ void
 ProjectionSetState(Projection *projection, bool paused)
 {
 	projection->is_paused = paused;
-	projection_update(projection);
+	ProjectionUpdate(projection);
 }
 
 /* Takes away the mark of a load from a dump. */
@@ -181,7 +200,7 @@ ProjectionSetRestored(Projection *projection)
 {
 	projection->restored_pid = 0;
 	projection->restored_session_start = 0;
-	projection_update(projection);
+	ProjectionUpdate(projection);
 }
 
 void
@@ -382,6 +401,11 @@ projection_from_tuple(HeapTuple tuple, TupleDesc desc)
 		projection->restored_pid = DatumGetInt32(values[P_RESTORED_PID]);
 	if (!nulls[P_RESTORED_SESSION_START])
 		projection->restored_session_start = DatumGetTimestampTz(values[P_RESTORED_SESSION_START]);
+	projection->rebuild_of = copy_text(values[P_REBUILD_OF], nulls[P_REBUILD_OF]);
+	projection->live_tables = copy_array(values[P_LIVE_TABLES], nulls[P_LIVE_TABLES]);
+	projection->max_rate = DatumGetInt32(values[P_MAX_RATE]);
+	if (!nulls[P_REBUILT_AT])
+		projection->rebuilt_at = DatumGetTimestampTz(values[P_REBUILT_AT]);
 	projection->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	projection->tid = tuple->t_self;
 	return projection;
@@ -411,10 +435,16 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 	nulls[P_RESTORED_PID] = projection->restored_pid == 0;
 	values[P_RESTORED_SESSION_START] = TimestampTzGetDatum(projection->restored_session_start);
 	nulls[P_RESTORED_SESSION_START] = projection->restored_pid == 0;
+	values[P_REBUILD_OF] = text_or_null(projection->rebuild_of, &nulls[P_REBUILD_OF]);
+	values[P_LIVE_TABLES] = PointerGetDatum(projection->live_tables);
+	nulls[P_LIVE_TABLES] = projection->live_tables == NULL;
+	values[P_MAX_RATE] = Int32GetDatum(projection->max_rate);
+	values[P_REBUILT_AT] = int8_or_null(projection->rebuilt_at, &nulls[P_REBUILT_AT]);
 }
 
-static void
-projection_update(Projection *projection)
+/* Replaces the row that the projection was read from. */
+void
+ProjectionUpdate(Projection *projection)
 {
 	Relation	rel = open_own_table("projection", RowExclusiveLock);
 	Datum		values[P_COLUMNS];

@@ -42,6 +42,10 @@ typedef struct Projection
 	TimestampTz created_at;
 	int			restored_pid;	/* 0 unless it was just loaded from a dump */
 	TimestampTz restored_session_start;
+	char	   *rebuild_of;		/* NULL, or the projection that this rebuilds */
+	ArrayType  *live_tables;	/* the originals of tables, in their order */
+	int			max_rate;		/* events per second, 0: no limit */
+	TimestampTz rebuilt_at;		/* 0: never */
 
 	/* which version of the row this is, for caches */
 	TransactionId xmin;
@@ -78,7 +82,9 @@ extern void ProjectionLock(const char *name);
 extern Projection *ProjectionLoad(const char *name);
 extern Projection *ProjectionLoadIfNewer(const char *name, const Projection *known);
 extern List *ProjectionLoadAll(void);
+extern Projection *ProjectionLoadRebuild(const char *name);
 extern void ProjectionInsert(Projection *projection);
+extern void ProjectionUpdate(Projection *projection);
 extern void ProjectionSetState(Projection *projection, bool paused);
 extern void ProjectionSetRestored(Projection *projection);
 extern void ProjectionDelete(Projection *projection);
@@ -141,6 +147,8 @@ typedef struct Handler
 
 /* handler.c */
 extern Handler *HandlerGet(const char *name);
+extern Handler *HandlerMake(const Projection *projection);
+extern void HandlerFree(Handler *handler);
 extern void HandlerCheck(const Projection *projection);
 extern void HandlerRun(Handler *handler, EventBatch *batch);
 extern void EventBatchInit(EventBatch *batch);
@@ -177,9 +185,31 @@ extern void ParkCause(const char *name, const ParkedEvent *event, const Projecti
 extern void ParkBehind(const char *name, List *events);
 extern void ParkedDelete(const char *name);
 
+/* create.c */
+extern void ProjectionCheckSettings(const Projection *projection);
+extern void ProjectionSetHandler(Projection *projection, FunctionCallInfo fcinfo, int arg);
+
 /* control.c */
+extern Projection *ProjectionOwned(const char *name);
 extern Projection *ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress);
 extern void ProjectionSaveChange(Projection *projection, ProjectionProgress *progress);
+
+/* rebuild.c */
+extern void RebuildStart(const Projection *projection, int max_rate);
+extern bool RebuildCancel(const char *name);
+extern bool RebuildSwap(Projection *rebuild, ProjectionProgress *progress);
+extern bool RebuildWasAskedFor(const char *name);
+
+/* copies.c */
+extern char *CopiesObstacle(const Projection *projection);
+extern ArrayType *CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys);
+extern void CopiesExchange(const Projection *projection, ArrayType *copies);
+extern void CopiesDrop(const char *schema);
+
+/* redirect.c */
+extern void RedirectInit(void);
+extern void RedirectBegin(ArrayType *from, ArrayType *to);
+extern void RedirectEnd(void);
 
 /* inline.c */
 extern void InlineAttach(Projection *projection);

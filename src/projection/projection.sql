@@ -18,7 +18,13 @@ CREATE TABLE daybook.projection (
 	created_at timestamptz NOT NULL,
 	-- the session that loaded this row from a dump, until the load is over
 	restored_pid int,
-	restored_session_start timestamptz
+	restored_session_start timestamptz,
+	-- a rebuild in progress: of which projection, which of its tables the
+	-- tables are copies of, and events per second at most (0: no limit)
+	rebuild_of text COLLATE "C",
+	live_tables regclass[],
+	max_rate int NOT NULL DEFAULT 0,
+	rebuilt_at timestamptz
 );
 COMMENT ON TABLE daybook.projection IS 'definitions of projections; read daybook.projection_status';
 SELECT pg_catalog.pg_extension_config_dump('daybook.projection', '');
@@ -100,12 +106,6 @@ AS 'MODULE_PATHNAME', 'daybook_resume_projection'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.resume_projection(text) IS
 'lets a paused projection go on, and a failed one try again at once';
-
-CREATE FUNCTION daybook.rebuild_projection(name text) RETURNS void
-AS 'MODULE_PATHNAME', 'daybook_rebuild_projection'
-LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.rebuild_projection(text) IS
-'empties a projection''s tables and fills them from the events again';
 
 CREATE FUNCTION daybook.drop_projection(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_drop_projection'

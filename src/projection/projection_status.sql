@@ -44,7 +44,8 @@ SELECT
 	p.batch_size,
 	p.on_error,
 	p.from_position,
-	p.created_at
+	p.created_at,
+	p.rebuilt_at
 FROM daybook.projection p
 JOIN daybook.projection_position q ON q.name = p.name
 CROSS JOIN (SELECT daybook.head() AS head) h
@@ -54,6 +55,7 @@ CROSS JOIN LATERAL (
 	FROM daybook.projection_parked a
 	WHERE a.projection = p.name
 ) k
-LEFT JOIN daybook.projector_workers() w ON w.projection = p.name;
+LEFT JOIN daybook.projector_workers() w ON w.projection = p.name
+WHERE p.rebuild_of IS NULL;
 COMMENT ON VIEW daybook.projection_status IS 'projections, how far they are, and what keeps them from going on';
 GRANT SELECT ON daybook.projection_status TO PUBLIC;

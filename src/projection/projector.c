@@ -65,6 +65,9 @@
 #define TRANSIENT_PAUSE		100
 #define LONGEST_PAUSE		60000
 
+/* To this size the batches of a rebuild shrink where events fail. */
+#define CAUTIOUS_BATCH_SIZE	1000
+
 typedef enum ProjectorStep
 {
 	STEP_MORE,					/* there is more to do now */
@@ -89,6 +92,10 @@ typedef struct Projector
 	ItemPointerData progress_tid;	/* where the row was when this worker wrote it last */
 
 	Suspects	suspects;
+	int64		batch_size;		/* events in a batch, fewer for a while after an error */
+	int64		max_batch_size;	/* what the projection says */
+	bool		swapping;		/* a rebuild is exchanging the tables */
+	int			swap_attempts;
 	MemoryContext parked_context;
 	ParkedStreams *parked;		/* streams whose events are not applied for now */
 
@@ -108,6 +115,10 @@ static void projector_init(Projector *projector, const ProjectorLaunch *launch);
 static void detach_slot(int code, Datum arg);
 static ProjectorStep project_or_fail(Projector *projector);
 static ProjectorStep project(Projector *projector);
+static bool advance(Projector *projector, Handler *handler, ProjectionProgress *progress);
+static void advanced(Projector *projector, const ProjectionProgress *progress);
+static ProjectorStep swap(Projector *projector);
+static void begin_batch(Projector *projector);
 static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
 static bool lock_extension(void);
 static ProjectorStep claim(Projector *projector, Projection *projection, ProjectionProgress *progress);
@@ -243,6 +254,16 @@ project_or_fail(Projector *projector)
 	return step;
 }
 
+static void
+begin_batch(Projector *projector)
+{
+	projector->wanted = 0;
+	projector->has_batch = false;
+	memset(&projector->batch, 0, sizeof(EventBatch));
+	projector->queued = NIL;
+	SetCurrentStatementStartTimestamp();
+}
+
 /* The transaction of one batch. */
 static ProjectorStep
 project(Projector *projector)
@@ -251,11 +272,7 @@ project(Projector *projector)
 	ProjectorStep step;
 	Handler    *handler;
 
-	projector->wanted = 0;
-	projector->has_batch = false;
-	memset(&projector->batch, 0, sizeof(EventBatch));
-	projector->queued = NIL;
-	SetCurrentStatementStartTimestamp();
+	begin_batch(projector);
 	StartTransactionCommand();
 	handler = lock_projection(projector, &progress);
 	if (handler == NULL)
@@ -274,7 +291,30 @@ project(Projector *projector)
 static ProjectorStep
 project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress)
 {
+	Projection *projection = handler->projection;
 	int64		head = pg_atomic_read_u64(&projector->database->head);
+	int64		before = progress->position;
+	int			max_rate = projection->max_rate;
+	bool		is_rebuild = projection->rebuild_of != NULL;
+	bool		more;
+
+	more = advance(projector, handler, progress);
+	CommitTransactionCommand();
+
+	projector->wait_beyond = progress->position > before ? progress->position : Max(head, before);
+	advanced(projector, progress);
+	if (is_rebuild && !more)
+		return swap(projector);
+	if (max_rate > 0)
+		projector->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														  projector->batch.count * 1000 / max_rate);
+	return more ? STEP_MORE : STEP_CAUGHT_UP;
+}
+
+/* Applies the next batch; returns whether there may be more. */
+static bool
+advance(Projector *projector, Handler *handler, ProjectionProgress *progress)
+{
 	int64		before = progress->position;
 	bool		more;
 
@@ -293,14 +333,62 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 		ProgressUpdate(handler->projection, progress);
 	}
 	PopActiveSnapshot();
-	CommitTransactionCommand();
+	return more;
+}
 
+/* What a batch that was committed leaves behind. */
+static void
+advanced(Projector *projector, const ProjectionProgress *progress)
+{
 	projector->progress_tid = progress->tid;
 	projector->position = progress->position;
-	projector->wait_beyond = projector->position > before ? projector->position : Max(head, before);
 	batch_succeeded(projector);
 	ConditionVariableBroadcast(&projector->database->projected);
-	return more ? STEP_MORE : STEP_CAUGHT_UP;
+}
+
+/*
+ * A rebuild that has caught up: with the projection held where it is, applies
+ * what came last and exchanges the tables.
+ */
+static ProjectorStep
+swap(Projector *projector)
+{
+	ProjectionProgress progress = {.tid = projector->progress_tid};
+	ProjectionProgress live;
+	char	   *rebuild_of;
+	Handler    *handler;
+	bool		swapped;
+
+	projector->swapping = true;
+	begin_batch(projector);
+	StartTransactionCommand();
+	handler = HandlerGet(projector->name);
+	if (handler == NULL || !lock_extension())
+	{
+		CommitTransactionCommand();
+		return STEP_EXIT;
+	}
+	rebuild_of = handler->projection->rebuild_of;
+	ProjectionLock(rebuild_of);
+	handler = lock_projection(projector, &progress);
+	if (handler == NULL || progress.generation != projector->generation)
+	{
+		projector->claimed = false;
+		CommitTransactionCommand();
+		return STEP_MORE;
+	}
+	if (ProgressLoad(handler->projection->rebuild_of, &live) && progress.position < live.position)
+		(void) advance(projector, handler, &progress);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	swapped = RebuildSwap(handler->projection, &progress);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	projector->swapping = false;
+	projector->swap_attempts = 0;
+	if (swapped)
+		return STEP_EXIT;
+	advanced(projector, &progress);
+	return STEP_MORE;
 }
 
 /*
@@ -361,6 +449,7 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 	projector->attempts = progress->attempts;
 	projector->retry_at = progress->retry_at;
 	memset(&projector->suspects, 0, sizeof(Suspects));
+	projector->batch_size = projection->batch_size;
 	if (progress->error.position != 0)
 	{
 		/* no need to narrow down again what is known already */
@@ -400,11 +489,15 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 {
 	EventFilter filter = {projection->sources, projection->categories, projection->types};
 	EventBatch *batch = &projector->batch;
-	int64		limit = projector->suspects.limit ? projector->suspects.limit : projection->batch_size;
+	int64		limit = projector->suspects.limit ? projector->suspects.limit : projector->batch_size;
 	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
 
+	/* a batch is a second's worth at most */
+	if (projection->max_rate > 0)
+		limit = Min(limit, projection->max_rate);
+	projector->max_batch_size = projection->batch_size;
 	projector->wanted = limit;
 	projector->parks = strcmp(projection->on_error, "park") == 0;
 	EventBatchInit(batch);
@@ -476,6 +569,8 @@ batch_succeeded(Projector *projector)
 {
 	projector->attempts = 0;
 	projector->retry_at = 0;
+	if (projector->suspects.limit == 0)
+		projector->batch_size = Min(projector->batch_size * 2, projector->max_batch_size);
 	SuspectsPassed(&projector->suspects, projector->batch.count, projector->position);
 }
 
@@ -485,12 +580,20 @@ batch_failed(Projector *projector, ErrorData *error)
 {
 	int64		count = projector->has_batch ? projector->batch.count : projector->wanted;
 	bool		transient = ErrorIsTransient(error->sqlerrcode);
+	bool		swapping = projector->swapping;
 
+	projector->swapping = false;
 	/* pause_projection and its like broke the batch off */
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->slot->changed)
 		return STEP_MORE;
 
-	if (transient)
+	if (transient && swapping)
+	{
+		/* readers of the tables have to get their turn */
+		projector->retry_at = next_try(projector->swap_attempts++, FAILED_PAUSE);
+		record_failure(projector, error, false, false);
+	}
+	else if (transient)
 	{
 		projector->retry_at = next_try(projector->attempts++, TRANSIENT_PAUSE);
 		/* less work may fit where a time-out was the reason */
@@ -567,6 +670,9 @@ park(Projector *projector, ErrorData *error)
 	projector->attempts = 0;
 	projector->retry_at = 0;
 	memset(&projector->suspects, 0, sizeof(Suspects));
+	/* more may be close by, and a failure costs as much as a batch is large */
+	projector->batch_size = Max(projector->batch_size / 2,
+								Min(projector->max_batch_size, CAUTIOUS_BATCH_SIZE));
 	ConditionVariableBroadcast(&projector->database->projected);
 }
 

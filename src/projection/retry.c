@@ -38,6 +38,7 @@ typedef struct Retry
 } Retry;
 
 static bool retry_next(Retry *retry, int64 max_events);
+static int	rows_to_try(List *rows);
 static ErrorData *try_rows(Retry *retry, List *rows, EventBatch *batch);
 static void apply_rows(Retry *retry, List *rows, EventBatch *batch);
 static void read_rows(const Projection *projection, List *rows, EventBatch *batch);
@@ -89,6 +90,7 @@ retry_next(Retry *retry, int64 max_events)
 	CHECK_FOR_INTERRUPTS();
 	rows = ParkedRowsLoad(retry->projection->name, &retry->filter,
 						  Min(limit, max_events - retry->applied));
+	rows = list_truncate(rows, rows_to_try(rows));
 	if (rows != NIL)
 	{
 		ParkedRow  *last = llast(rows);
@@ -111,6 +113,17 @@ retry_next(Retry *retry, int64 max_events)
 	}
 	MemoryContextSwitchTo(caller);
 	return rows != NIL;
+}
+
+/* What failed before is tried alone, as it may well fail again. */
+static int
+rows_to_try(List *rows)
+{
+	int			n = 0;
+
+	while (n < list_length(rows) && !((ParkedRow *) list_nth(rows, n))->is_cause)
+		n++;
+	return rows != NIL ? Max(n, 1) : 0;
 }
 
 /*

@@ -23,6 +23,10 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
+/* What is waited for, where it is not a position of the projection. */
+#define WAITING_FOR_SEQUENCER	(-1)
+#define WAITING_FOR_REBUILD		(-2)
+
 typedef struct Wait
 {
 	const char *name;
@@ -34,6 +38,8 @@ typedef struct Wait
 static void wait_init(Wait *wait, FunctionCallInfo fcinfo);
 static XLogRecPtr own_last_commit(void);
 static void wait_for_sequencer(const Wait *wait);
+static void wait_for_rebuild(const Wait *wait);
+static bool rebuild_goes_on(const char *name);
 static int64 wait_for_position(const Wait *wait, int64 target);
 static void check_inline(const Projection *projection);
 static int64 position_or_error(const char *name, int64 target);
@@ -46,6 +52,7 @@ Datum
 daybook_wait_for_projection(PG_FUNCTION_ARGS)
 {
 	Projection *projection;
+	int64		target;
 	Wait		wait;
 
 	wait_init(&wait, fcinfo);
@@ -61,7 +68,10 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 	}
 	(void) position_or_error(wait.name, 0);
 	wait_for_sequencer(&wait);
-	PG_RETURN_INT64(wait_for_position(&wait, log_head()));
+	target = log_head();
+	if (RebuildWasAskedFor(wait.name) || (PG_ARGISNULL(1) && XactLastCommitEnd == InvalidXLogRecPtr))
+		wait_for_rebuild(&wait);
+	PG_RETURN_INT64(wait_for_position(&wait, target));
 }
 
 static void
@@ -116,8 +126,40 @@ wait_for_sequencer(const Wait *wait)
 	WakeDatabaseWorker();
 	ConditionVariablePrepareToSleep(&database->published);
 	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
-		sleep_until(wait, &database->published, -1);
+		sleep_until(wait, &database->published, WAITING_FOR_SEQUENCER);
 	ConditionVariableCancelSleep();
+}
+
+/*
+ * Until a rebuild that is going on is done, for those who asked for it, and
+ * for sessions that have committed nothing and so wait for all there is.
+ */
+static void
+wait_for_rebuild(const Wait *wait)
+{
+	if (ProjectionLoadRebuild(wait->name) == NULL)
+		return;
+	ConditionVariablePrepareToSleep(&wait->database->projected);
+	while (rebuild_goes_on(wait->name))
+		sleep_until(wait, &wait->database->projected, WAITING_FOR_REBUILD);
+	ConditionVariableCancelSleep();
+}
+
+static bool
+rebuild_goes_on(const char *name)
+{
+	Projection *rebuild = ProjectionLoadRebuild(name);
+	ProjectionProgress progress;
+
+	if (rebuild == NULL || !ProgressLoad(rebuild->name, &progress))
+		return false;
+	if (progress.failed_at != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rebuild of projection \"%s\" has failed after position " INT64_FORMAT, name, progress.position),
+				 errdetail("The error was %s.", progress.error.sqlstate),
+				 errhint("See daybook.rebuild_progress; it is tried again until it goes through or you call daybook.cancel_rebuild().")));
+	return true;
 }
 
 /* Until the projection's position is at least the target; returns it. */
@@ -193,12 +235,17 @@ sleep_until(const Wait *wait, ConditionVariable *variable, int64 target)
 	(void) ConditionVariableTimedSleep(variable, left, PG_WAIT_EXTENSION);
 }
 
-/* target -1: the sequencer has not yet passed the LSN. */
 static void
 report_time_out(const Wait *wait, int64 target)
 {
 	ProjectionProgress progress;
 
+	if (target == WAITING_FOR_REBUILD)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("timed out waiting for the rebuild of projection \"%s\"", wait->name),
+				 errdetail("Its old rows are served until then."),
+				 errhint("See daybook.rebuild_progress.")));
 	(void) ProgressLoad(wait->name, &progress);
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),

@@ -70,7 +70,7 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-' || (:s - 1), 'Pai
 } }, 'postgres');
 $node->safe_psql('postgres', 'DELETE FROM poison WHERE seq % 20 = 0');
 my $retried = 0;
-while ((my $n = $node->safe_psql('postgres', q{SELECT daybook.retry_parked('balance', max_events => 1000)})) > 0)
+while ((my $n = $node->safe_psql('postgres', q{SELECT daybook.retry_parked('balance', max_events => 20000)})) > 0)
 {
 	$retried += $n;
 }

@@ -1,0 +1,103 @@
+-- Verifying a projection, and altering one.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS daybook;
+CREATE SCHEMA verify_test;
+SET search_path = verify_test, public;
+SELECT daybook.create_event_table('account');
+CREATE TABLE balance (account text PRIMARY KEY, amount numeric NOT NULL, seen timestamptz DEFAULT clock_timestamp());
+CREATE TABLE entry (id bigint PRIMARY KEY, account text, body json);
+INSERT INTO account (stream_id, type, data) SELECT 'account-' || n % 10, 'Paid', jsonb_build_object('amount', n) FROM generate_series(1, 200) n;
+SELECT daybook.create_projection('balance', '{account}', $$
+	INSERT INTO balance AS b (account, amount) SELECT stream_id, sum((data->>'amount')::numeric) FROM new_events GROUP BY 1
+	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount;
+	INSERT INTO verify_test.entry SELECT id, stream_id, data FROM new_events;
+$$, '{balance,entry}', batch_size => 50);
+SELECT daybook.wait_for_projection('balance') AS base \gset
+
+SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
+SELECT "table", difference, count(*) FROM daybook.verify_projection('balance') GROUP BY 1, 2 ORDER BY 1, 2;
+-- rows that are wrong, missing, too many
+UPDATE balance SET amount = amount + 1 WHERE account = 'account-3';
+DELETE FROM balance WHERE account = 'account-4';
+INSERT INTO balance VALUES ('intruder', 0);
+INSERT INTO entry SELECT -id, account, body FROM entry WHERE account = 'account-5' ORDER BY id LIMIT 1;
+SELECT "table", row - 'id' AS row, difference FROM daybook.verify_projection('balance', '{seen}') ORDER BY 1, 2, 3;
+-- a sample of streams
+SELECT "table", row - 'id' AS row, difference FROM daybook.verify_projection('balance', '{seen}', '{account-1,account-3}', 'account') ORDER BY 1, 2, 3;
+SELECT "table", row, difference FROM daybook.verify_projection('balance', '{seen}', '{account-1,account-2}', 'account');
+SELECT * FROM daybook.verify_projection('balance', '{seen}', '{account-1}');
+SELECT * FROM daybook.verify_projection('balance', '{seen}', '{account-1,NULL}', 'account');
+SELECT * FROM daybook.verify_projection('nobody');
+SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
+-- a rebuild puts it right
+SELECT daybook.rebuild_projection('balance');
+SELECT daybook.wait_for_projection('balance', timeout => '60s') - :base AS position;
+SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
+SELECT rebuilt_at > created_at AS rebuilt FROM daybook.projection_status;
+
+-- what is parked or discarded does not count
+INSERT INTO account (stream_id, type, data) VALUES
+	('account-1', 'Paid', '{"amount": "x"}'), ('account-1', 'Paid', '{"amount": 1}'), ('account-2', 'Paid', '{"amount": "y"}'), ('account-2', 'Paid', '{"amount": 2}');
+SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
+SELECT daybook.discard_parked('balance', 3 + :base, 'no amount');
+SELECT daybook.retry_parked('balance');
+SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
+-- it sees what its snapshot sees, while the projection goes on
+SELECT amount FROM balance WHERE account = 'account-2';
+
+-- a function handler whose plans the session knows already
+CREATE TABLE called (id bigint PRIMARY KEY, n int);
+CREATE FUNCTION call(e daybook.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO called VALUES (e.id, e.version) ON CONFLICT DO NOTHING;
+END $$;
+SELECT daybook.create_projection('call', '{account}', 'call(daybook.event)'::regprocedure, '{called}');
+SELECT daybook.wait_for_projection('call') - :base AS position;
+SELECT call(a::daybook.event) FROM account a LIMIT 1;
+DELETE FROM called WHERE n = 7;
+SELECT row->>'n' AS n, difference, count(*) FROM daybook.verify_projection('call') GROUP BY 1, 2;
+SELECT count(*) FROM called;
+SELECT call(a::daybook.event) FROM account a WHERE version = 7;
+SELECT * FROM daybook.verify_projection('call');
+
+-- a new handler: the old rows are served until its own are there
+SELECT daybook.alter_projection('call', $$INSERT INTO called SELECT id, -version FROM new_events$$);
+SELECT daybook.wait_for_projection('call', timeout => '60s') - :base AS position;
+SELECT count(*), max(n) FROM called;
+SELECT handler_kind, handler, batch_size, on_error FROM daybook.projection_status WHERE name = 'call';
+SELECT * FROM daybook.verify_projection('call');
+INSERT INTO account (stream_id, type) VALUES ('b', 'Other');
+SELECT daybook.wait_for_projection('call') - :base AS position;
+SELECT count(*), max(n) FROM called;
+-- settings alone need no rebuild
+SELECT daybook.alter_projection('call', batch_size => 5, on_error => 'stop');
+SELECT count(*) FROM daybook.rebuild_progress;
+SELECT batch_size, on_error FROM daybook.projection_status WHERE name = 'call';
+-- mistakes
+SELECT daybook.alter_projection('call', 'INSERT INTO called SELECT nothing FROM new_events');
+SELECT daybook.alter_projection('call', batch_size => 0);
+SELECT daybook.alter_projection('call', on_error => 'skip');
+SELECT daybook.alter_projection('nobody', 'SELECT 1');
+SELECT handler FROM daybook.projection_status WHERE name = 'call';
+-- back to the function
+SELECT daybook.alter_projection('call', 'call(daybook.event)'::regprocedure);
+SELECT daybook.wait_for_projection('call', timeout => '60s') - :base AS position;
+SELECT count(*), max(n) FROM called;
+-- a paused one is emptied, an inline one filled at once
+SELECT daybook.pause_projection('call');
+SELECT daybook.alter_projection('call', $$INSERT INTO called SELECT id, 1 FROM new_events$$);
+SELECT count(*) FROM called;
+SELECT daybook.resume_projection('call');
+SELECT daybook.wait_for_projection('call', timeout => '60s') - :base AS position;
+SELECT count(*), max(n) FROM called;
+CREATE TABLE inlined (id bigint PRIMARY KEY, n int);
+SELECT daybook.create_projection('inlined', '{account}', 'INSERT INTO inlined SELECT id, 1 FROM new_events', '{inlined}', mode => 'inline');
+SELECT daybook.alter_projection('inlined', 'INSERT INTO inlined SELECT id, 2 FROM new_events');
+INSERT INTO account (stream_id, type) VALUES ('b', 'Other');
+SELECT count(*), min(n) FROM inlined;
+SELECT * FROM daybook.verify_projection('inlined');
+
+SELECT daybook.drop_projection(name) FROM unnest('{balance,call,inlined}'::text[]) name;
+SELECT daybook.drop_event_table('account', true);
+DROP SCHEMA verify_test CASCADE;

@@ -1,0 +1,223 @@
+-- Rebuilding a projection beside its tables: another projection of the same
+-- events, with rebuild_of set, fills copies of them, which then take the place
+-- of what the tables hold.
+
+-- Why tables cannot be rebuilt so; null if they can.
+CREATE FUNCTION daybook.rebuild_obstacle(tables regclass[]) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH t AS (
+		SELECT c.*, c.oid::regclass::text AS shown
+		FROM unnest($1) WITH ORDINALITY u (relation, n)
+		JOIN pg_class c ON c.oid = u.relation
+	)
+	SELECT o.obstacle FROM (
+		SELECT 1 AS n, 'Table ' || shown || ' is partitioned or has a parent or children.' AS obstacle
+		FROM t WHERE relkind <> 'r' OR relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE t.oid IN (i.inhrelid, i.inhparent))
+		UNION ALL
+		SELECT 2, 'Table ' || shown || ' is of a type or not stored as heap.'
+		FROM t WHERE reloftype <> 0 OR relam <> (SELECT a.oid FROM pg_am a WHERE a.amname = 'heap')
+		UNION ALL
+		SELECT 3, 'Table ' || shown || ' has dropped columns.'
+		FROM t WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attisdropped)
+		UNION ALL
+		SELECT 4, 'Table ' || shown || ' has rules.' FROM t WHERE relhasrules
+		UNION ALL
+		SELECT 5, 'Row-level security is forced on table ' || shown || '.' FROM t WHERE relrowsecurity AND relforcerowsecurity
+		UNION ALL
+		SELECT 6, 'Table ' || shown || ' has an index that is not valid.'
+		FROM t WHERE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND NOT (i.indisvalid AND i.indisready))
+		UNION ALL
+		SELECT 7, 'Table ' || shown || ' is published, and subscribers would not get the new rows.'
+		FROM t WHERE EXISTS (
+			SELECT FROM pg_publication p, LATERAL pg_get_publication_tables(p.pubname) x WHERE x.relid = t.oid)
+		UNION ALL
+		SELECT 8, 'Two of the tables have the name ' || quote_ident(relname) || '.' FROM t GROUP BY relname HAVING count(*) > 1
+		UNION ALL
+		SELECT 9, 'Table ' || shown || ' has triggers that fire in a replica only, or constraint triggers.'
+		FROM t WHERE EXISTS (
+			SELECT FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND (g.tgenabled = 'R' OR g.tgconstraint <> 0))
+	) o ORDER BY o.n LIMIT 1
+$$;
+COMMENT ON FUNCTION daybook.rebuild_obstacle(regclass[]) IS
+'why tables cannot be rebuilt beside the live ones; null if they can';
+
+-- The commands that make empty copies of tables, in order, and as whom to run
+-- them.  Keys and indexes get the names of the originals.
+CREATE FUNCTION daybook.copy_commands(tables regclass[], copies text, foreign_keys boolean) RETURNS TABLE (owner oid, command text)
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH t AS (
+		SELECT c.oid, c.relowner, format('%I.%I', s.nspname, c.relname) AS live, format('%I.%I', $2, c.relname) AS copy,
+			u.n, s.nspname, c.relname, c.reltablespace, c.reloptions
+		FROM unnest($1) WITH ORDINALITY u (relation, n)
+		JOIN pg_class c ON c.oid = u.relation
+		JOIN pg_namespace s ON s.oid = c.relnamespace
+	), i AS (
+		SELECT t.*, x.indexrelid, x.indisunique, c.relname AS index, pg_get_indexdef(x.indexrelid) AS def,
+			(SELECT k.oid FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')) AS key,
+			(SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace) AS index_space
+		FROM t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class c ON c.oid = x.indexrelid
+	), s AS (
+		SELECT t.*, format('%I.%I', n.nspname, c.relname) AS live_sequence, format('%I.%I', $2, c.relname) AS sequence,
+			q.*, a.attname, pg_get_expr(f.adbin, f.adrelid) AS default_expression
+		FROM t
+		JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype = 'a' AND d.classid = 'pg_class'::regclass
+		JOIN pg_sequence q ON q.seqrelid = d.objid
+		JOIN pg_class c ON c.oid = d.objid
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+		LEFT JOIN pg_attrdef f ON f.adrelid = t.oid AND f.adnum = a.attnum
+	)
+	SELECT c.owner, c.command FROM (
+		SELECT 1 AS stage, n, 0::oid AS id, relowner AS owner,
+			format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES)', copy, live)
+			|| coalesce(' WITH (' || (SELECT string_agg(format('%I=%L', o.option_name, o.option_value), ', ') FROM pg_options_to_table(reloptions) o) || ')', '')
+			|| coalesce((SELECT format(' TABLESPACE %I', p.spcname) FROM pg_tablespace p WHERE p.oid = reltablespace), '') AS command
+		FROM t
+		UNION ALL
+		SELECT 2, n, seqrelid, relowner,
+			format('CREATE SEQUENCE %s AS %s INCREMENT %s MINVALUE %s MAXVALUE %s START %s CACHE %s %s OWNED BY %s.%I',
+				sequence, format_type(seqtypid, NULL), seqincrement, seqmin, seqmax, seqstart, seqcache,
+				CASE WHEN seqcycle THEN 'CYCLE' ELSE '' END, copy, attname)
+		FROM s
+		UNION ALL
+		SELECT 3, n, seqrelid, relowner,
+			format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT %s', copy, attname,
+				replace(default_expression, quote_literal(live_sequence), quote_literal(sequence)))
+		FROM s WHERE default_expression LIKE '%' || quote_literal(live_sequence) || '%'
+		UNION ALL
+		SELECT 4, n, indexrelid, relowner,
+			format('ALTER TABLE %s ADD CONSTRAINT %I %s', copy, index, pg_get_constraintdef(key))
+		FROM i WHERE key IS NOT NULL AND index_space IS NULL
+		UNION ALL
+		SELECT 4, n, indexrelid, relowner,
+			format('CREATE %sINDEX %I ON %s%s%s', CASE WHEN indisunique THEN 'UNIQUE ' END, index, copy,
+				substr(def, strpos(def, ' ON ' || live || ' USING ') + length(' ON ' || live)), coalesce(' TABLESPACE ' || quote_ident(index_space), ''))
+		FROM i WHERE key IS NULL OR index_space IS NOT NULL
+		UNION ALL
+		SELECT 5, t.n, k.oid, t.relowner,
+			format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.copy, k.conname,
+				CASE WHEN r.oid IS NULL THEN pg_get_constraintdef(k.oid)
+				ELSE replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.live || '(', ' REFERENCES ' || r.copy || '(') END)
+		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' AND $3
+		LEFT JOIN t r ON r.oid = k.confrelid
+		UNION ALL
+		SELECT 6, t.n, g.oid, t.relowner,
+			replace(pg_get_triggerdef(g.oid), ' ON ' || t.live || ' ', ' ON ' || t.copy || ' ')
+		FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+	) c ORDER BY c.stage, c.n, c.id
+$$;
+COMMENT ON FUNCTION daybook.copy_commands(regclass[], text, boolean) IS
+'the commands that make empty copies of tables in a schema';
+
+-- What changes places when a rebuild is done.  Relations without a counterpart
+-- show that somebody altered the table meanwhile.
+CREATE FUNCTION daybook.copy_pairs(tables regclass[], copies regclass[]) RETURNS TABLE (live oid, copy oid)
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH t AS (
+		SELECT live::oid, copy::oid, n FROM unnest($1, $2) WITH ORDINALITY u (live, copy, n)
+	), columns AS (
+		SELECT t.n, a.attrelid, array_agg((a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attgenerated, a.attisdropped)::text ORDER BY a.attnum) AS list
+		FROM t JOIN pg_attribute a ON a.attrelid IN (t.live, t.copy) AND a.attnum > 0 GROUP BY 1, 2
+	), parts AS (
+		SELECT t.n, x.indrelid AS table, x.indexrelid AS part,
+			(c.relname, x.indisunique, x.indisvalid, x.indnatts, substr(pg_get_indexdef(x.indexrelid), strpos(pg_get_indexdef(x.indexrelid), ' USING ')))::text AS what
+		FROM t JOIN pg_index x ON x.indrelid IN (t.live, t.copy) JOIN pg_class c ON c.oid = x.indexrelid
+		UNION ALL
+		SELECT t.n, d.refobjid, d.objid, (d.deptype, d.refobjsubid)::text
+		FROM t JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid IN (t.live, t.copy)
+			AND d.deptype IN ('a', 'i') AND d.classid = 'pg_class'::regclass
+		JOIN pg_sequence s ON s.seqrelid = d.objid
+	)
+	SELECT live, (SELECT c2.attrelid FROM columns c1 JOIN columns c2 USING (list) WHERE c1.attrelid = live AND c2.attrelid = copy) FROM t
+	UNION ALL
+	SELECT l.part, c.part
+	FROM (SELECT p.* FROM parts p JOIN t ON t.live = p.table) l
+	FULL JOIN (SELECT p.* FROM parts p JOIN t ON t.copy = p.table) c ON l.n = c.n AND l.what = c.what
+$$;
+COMMENT ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) IS
+'relations that change places when a rebuild is done; null for those without a counterpart';
+
+REVOKE EXECUTE ON FUNCTION daybook.copy_commands(regclass[], text, boolean) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) FROM PUBLIC;
+
+CREATE FUNCTION daybook.rebuild_projection(
+	name text,
+	in_place boolean DEFAULT NULL,
+	max_rate int DEFAULT 0
+) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_rebuild_projection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int) IS
+'fills a projection''s tables from the events again: beside the old rows, which then give way to the new ones, or in place';
+
+CREATE FUNCTION daybook.alter_projection(
+	name text,
+	handler text DEFAULT NULL,
+	batch_size int DEFAULT NULL,
+	on_error text DEFAULT NULL
+) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_alter_projection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.alter_projection(text, text, int, text) IS
+'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
+
+CREATE FUNCTION daybook.alter_projection(
+	name text,
+	handler regprocedure,
+	batch_size int DEFAULT NULL,
+	on_error text DEFAULT NULL
+) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_alter_projection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.alter_projection(text, regprocedure, int, text) IS
+'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
+
+CREATE FUNCTION daybook.cancel_rebuild(name text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'daybook_cancel_rebuild'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.cancel_rebuild(text) IS
+'gives up the rebuild of a projection, whose tables stay as they are; false if there was none';
+
+CREATE VIEW daybook.rebuild_progress AS
+SELECT
+	p.rebuild_of AS projection,
+	CASE
+		WHEN q.failed_at IS NOT NULL THEN 'failed'
+		WHEN q.error_sqlstate IS NOT NULL THEN 'retrying'
+		WHEN w.projection IS NULL THEN 'waiting for a worker'
+		WHEN q.position >= h.head THEN 'swapping'
+		ELSE 'running'
+	END AS state,
+	p.created_at AS started_at,
+	q.position,
+	h.head,
+	greatest(h.head - q.position, 0) AS events_left,
+	round(r.rate, 1) AS events_per_second,
+	CASE WHEN r.rate > 0 THEN pg_catalog.make_interval(secs => round((greatest(h.head - q.position, 0) / r.rate), 1)::float8) END AS time_left,
+	nullif(p.max_rate, 0) AS max_rate,
+	(SELECT count(*) FROM daybook.projection_parked k WHERE k.projection = p.name) AS parked_events,
+	q.error_sqlstate,
+	CASE WHEN pg_catalog.pg_has_role(p.owner, 'USAGE') THEN q.error_message END AS error_message,
+	CASE WHEN pg_catalog.pg_has_role(p.owner, 'USAGE') THEN q.error_detail END AS error_detail,
+	q.error_position,
+	q.attempts,
+	q.retry_at,
+	w.worker_pid,
+	q.updated_at
+FROM daybook.projection p
+JOIN daybook.projection_position q ON q.name = p.name
+CROSS JOIN (SELECT daybook.head() AS head) h
+CROSS JOIN LATERAL (
+	SELECT (q.position - p.from_position) / nullif(extract(epoch FROM q.updated_at - p.created_at), 0) AS rate
+) r
+LEFT JOIN daybook.projector_workers() w ON w.projection = p.name
+WHERE p.rebuild_of IS NOT NULL;
+COMMENT ON VIEW daybook.rebuild_progress IS 'rebuilds in progress: how far, how fast, and how long they will take';
+GRANT SELECT ON daybook.rebuild_progress TO PUBLIC;
+

@@ -1,0 +1,358 @@
+/*-------------------------------------------------------------------------
+ *
+ * verify.c
+ *	  verify_projection: comparing a projection's tables with what the events
+ *	  say they should hold.
+ *
+ * Rows and position are those of one snapshot; the projection goes on
+ * meanwhile.  Copies of the tables are filled from the events up to that
+ * position, without those that were parked or discarded by then, and are gone
+ * with the subtransaction that made them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "event_table/event_table.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "projection/projection.h"
+#include "replay/event_reader.h"
+#include "storage/lmgr.h"
+#include "user_function.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#define VERIFY_BATCH_SIZE	50000
+
+/* Names a schema that only the verifying transaction ever sees. */
+#define VERIFY_SCHEMA		"daybook_verify_%d"
+
+typedef struct Verification
+{
+	const Projection *projection;
+	Projection	copy;			/* the same over copies of the tables */
+	Snapshot	snapshot;
+	int64		end;			/* the projection's position */
+	ArrayType  *left_out;		/* int8[]: parked and discarded events, in order */
+	ArrayType  *ignore_columns;
+	ArrayType  *streams;		/* NULL: all */
+	char	   *stream_column;
+	ReturnSetInfo *result;
+} Verification;
+
+static void verification_init(Verification *verification, FunctionCallInfo fcinfo);
+static void check_streams(Verification *verification, FunctionCallInfo fcinfo);
+static void read_state(Verification *verification);
+static void build_and_compare(Verification *verification);
+static void build(Verification *verification);
+static bool fill_batch(Verification *verification, EventReader *reader, EventBatch *batch,
+					   ParkedStreams *sample);
+static bool is_left_out(const Verification *verification, int64 position);
+static void apply(Handler *handler, EventBatch *batch);
+static ParkedStreams *stream_sample(const Verification *verification);
+static void compare(Verification *verification, Oid live, Oid copy);
+
+PG_FUNCTION_INFO_V1(daybook_verify_projection);
+Datum
+daybook_verify_projection(PG_FUNCTION_ARGS)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Verification verification = {0};
+
+	InitMaterializedSRF(fcinfo, 0);
+	verification_init(&verification, fcinfo);
+	/* functions keep plans, and a plan made for the table is none for its copy */
+	ResetPlanCache();
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	build_and_compare(&verification);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	ResetPlanCache();
+	UnregisterSnapshot(verification.snapshot);
+	return (Datum) 0;
+}
+
+static void
+verification_init(Verification *verification, FunctionCallInfo fcinfo)
+{
+	char	   *obstacle;
+	Oid		   *tables;
+	int			n;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name and ignore_columns of verify_projection must not be null")));
+	verification->projection = ProjectionOwned(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	obstacle = verification->projection->is_inline ? "It is kept inline." :
+		CopiesObstacle(verification->projection);
+	if (obstacle != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("projection \"%s\" cannot be verified", verification->projection->name),
+				 errdetail_internal("%s", obstacle)));
+	verification->ignore_columns = PG_GETARG_ARRAYTYPE_P_COPY(1);
+	check_streams(verification, fcinfo);
+	verification->result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	/* a rebuild that ends meanwhile would exchange the tables */
+	n = RelationArray(verification->projection->tables, &tables);
+	for (int i = 0; i < n; i++)
+		LockRelationOid(tables[i], AccessShareLock);
+	verification->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	read_state(verification);
+}
+
+static void
+check_streams(Verification *verification, FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(2) != PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("streams and stream_column of verify_projection go together"),
+				 errhint("stream_column names the column of the tables that holds a row's stream.")));
+	if (PG_ARGISNULL(2))
+		return;
+	verification->streams = PG_GETARG_ARRAYTYPE_P_COPY(2);
+	verification->stream_column = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	if (array_contains_nulls(verification->streams))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("streams of verify_projection must not contain nulls")));
+}
+
+/* How far the projection is in the snapshot, and what it has not applied. */
+static void
+read_state(Verification *verification)
+{
+	Oid			types[2] = {TEXTOID, TIMESTAMPTZOID};
+	Datum		values[2];
+	char		nulls[2] = {' ', ' '};
+	MemoryContext caller = CurrentMemoryContext;
+	RunAs		superuser;
+	bool		isnull;
+	Datum		left_out;
+
+	values[0] = CStringGetTextDatum(verification->projection->name);
+	values[1] = TimestampTzGetDatum(verification->projection->rebuilt_at);
+	if (verification->projection->rebuilt_at == 0)
+		nulls[1] = 'n';
+	PushActiveSnapshot(verification->snapshot);
+	SPI_connect();
+	RunAsSuperuser(&superuser);
+	if (SPI_execute_with_args("SELECT q.position, ARRAY("
+							  "SELECT p.position FROM daybook.projection_parked p WHERE p.projection = $1"
+							  " UNION SELECT d.position FROM daybook.discarded_events d"
+							  " WHERE d.projection = $1 AND ($2 IS NULL OR d.discarded_at > $2) ORDER BY 1)"
+							  " FROM daybook.projection_position q WHERE q.name = $1",
+							  2, types, values, nulls, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read the state of projection \"%s\"", verification->projection->name);
+	verification->end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	left_out = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+	MemoryContextSwitchTo(caller);
+	verification->left_out = DatumGetArrayTypePCopy(left_out);
+	RunAsEnd(&superuser);
+	SPI_finish();
+	PopActiveSnapshot();
+}
+
+static void
+build_and_compare(Verification *verification)
+{
+	Oid		   *tables;
+	Oid		   *copies;
+	int			n = RelationArray(verification->projection->tables, &tables);
+
+	verification->copy = *verification->projection;
+	verification->copy.rebuild_of = verification->projection->name;
+	verification->copy.live_tables = verification->projection->tables;
+	verification->copy.batch_size = Max(verification->projection->batch_size, VERIFY_BATCH_SIZE);
+	verification->copy.tables = CopiesCreate(verification->projection, psprintf(VERIFY_SCHEMA, MyProcPid), false);
+	build(verification);
+	(void) RelationArray(verification->copy.tables, &copies);
+	for (int i = 0; i < n; i++)
+		compare(verification, tables[i], copies[i]);
+}
+
+/* Applies what the projection has applied. */
+static void
+build(Verification *verification)
+{
+	const Projection *projection = &verification->copy;
+	EventFilter filter = {projection->sources, projection->categories, projection->types};
+	Handler    *handler = HandlerMake(projection);
+	ParkedStreams *sample = stream_sample(verification);
+	int64		position = projection->from_position;
+	MemoryContext batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook verification batch",
+														ALLOCSET_DEFAULT_SIZES);
+	bool		more = true;
+
+	while (more)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(batch_context);
+		OwnerContext owner;
+		EventReader *reader;
+		EventBatch	batch;
+
+		CHECK_FOR_INTERRUPTS();
+		PushActiveSnapshot(verification->snapshot);
+		OwnerContextEnter(&owner, projection);
+		EventBatchInit(&batch);
+		reader = EventReaderBegin(GetActiveSnapshot(), position, &filter, true);
+		EventReaderLimit(reader, verification->end - position);
+		more = verification->end > position && fill_batch(verification, reader, &batch, sample);
+		position = EventReaderPosition(reader);
+		EventReaderEnd(reader);
+		OwnerContextLeave(&owner);
+		PopActiveSnapshot();
+		if (batch.count > 0)
+			apply(handler, &batch);
+		EventBatchEnd(&batch);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(batch_context);
+	}
+	MemoryContextDelete(batch_context);
+	HandlerFree(handler);
+}
+
+/* Returns whether there may be more. */
+static bool
+fill_batch(Verification *verification, EventReader *reader, EventBatch *batch, ParkedStreams *sample)
+{
+	LogEvent   *event;
+
+	while (batch->count < verification->copy.batch_size)
+	{
+		bool		isnull;
+
+		event = EventReaderNext(reader);
+		if (event == NULL)
+			return false;
+		if (is_left_out(verification, event->entry.position))
+			continue;
+		if (sample != NULL)
+		{
+			char	   *stream_id = TextDatumGetCString(heap_getattr(event->tuple, EVENT_STREAM_ID,
+																	 batch->event_desc, &isnull));
+			bool		wanted = ParkedStreamsHave(sample, InvalidOid, stream_id);
+
+			pfree(stream_id);
+			if (!wanted)
+				continue;
+		}
+		EventBatchAdd(batch, event);
+	}
+	return true;
+}
+
+static bool
+is_left_out(const Verification *verification, int64 position)
+{
+	int64	   *positions = (int64 *) ARR_DATA_PTR(verification->left_out);
+	int			low = 0;
+	int			high = ArrayGetNItems(ARR_NDIM(verification->left_out), ARR_DIMS(verification->left_out));
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (positions[middle] == position)
+			return true;
+		if (positions[middle] < position)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return false;
+}
+
+static void
+apply(Handler *handler, EventBatch *batch)
+{
+	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	AfterTriggerSetState(immediate);
+	HandlerRun(handler, batch);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+/* The streams that the caller wants to look at, of whatever event table. */
+static ParkedStreams *
+stream_sample(const Verification *verification)
+{
+	ParkedStreams *sample;
+	Datum	   *streams;
+	int			n;
+
+	if (verification->streams == NULL)
+		return NULL;
+	sample = ParkedStreamsCreate(CurrentMemoryContext);
+	deconstruct_array(verification->streams, TEXTOID, -1, false, TYPALIGN_INT, &streams, NULL, &n);
+	for (int i = 0; i < n; i++)
+		ParkedStreamsAdd(sample, InvalidOid, TextDatumGetCString(streams[i]));
+	return sample;
+}
+
+/* Adds the rows that only one of the two has to the result. */
+static void
+compare(Verification *verification, Oid live, Oid copy)
+{
+	Oid			types[3] = {TEXTARRAYOID, TEXTARRAYOID, TEXTOID};
+	Datum		values[3];
+	char		nulls[3] = {' ', ' ', ' '};
+	const char *rows = "SELECT pg_catalog.to_jsonb(t) - $1 AS r FROM ONLY %s t"
+		" WHERE $2 IS NULL OR pg_catalog.to_jsonb(t) ->> $3 = ANY ($2)";
+	char	   *live_rows = psprintf(rows, RelationText(live));
+	char	   *copy_rows = psprintf(rows, RelationText(copy));
+	char	   *query = psprintf("SELECT r, 'missing' FROM (%s EXCEPT ALL %s) m"
+								 " UNION ALL SELECT r, 'unexpected' FROM (%s EXCEPT ALL %s) u ORDER BY 1, 2",
+								 copy_rows, live_rows, live_rows, copy_rows);
+	RunAs		owner;
+
+	if (verification->stream_column != NULL && get_attnum(live, verification->stream_column) == InvalidAttrNumber)
+		return;
+	values[0] = PointerGetDatum(verification->ignore_columns);
+	values[1] = PointerGetDatum(verification->streams);
+	values[2] = (Datum) 0;
+	if (verification->streams == NULL)
+		nulls[1] = nulls[2] = 'n';
+	else
+		values[2] = CStringGetTextDatum(verification->stream_column);
+
+	/* of the live rows those of the snapshot, of the copy's all */
+	PushCopiedSnapshot(verification->snapshot);
+	UpdateActiveSnapshotCommandId();
+	SPI_connect();
+	RunAsRole(&owner, verification->projection->owner, "pg_catalog, pg_temp");
+	if (SPI_execute_with_args(query, 3, types, values, nulls, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute: %s", query);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Datum		row[3];
+		bool		row_nulls[3] = {false, false, false};
+
+		row[0] = ObjectIdGetDatum(live);
+		row[1] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &row_nulls[1]);
+		row[2] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &row_nulls[2]);
+		tuplestore_putvalues(verification->result->setResult, verification->result->setDesc, row, row_nulls);
+	}
+	RunAsEnd(&owner);
+	SPI_finish();
+	PopActiveSnapshot();
+}

@@ -1,0 +1,142 @@
+# Rebuilding while events pour in: readers never see a table that is not whole,
+# a crash in the middle costs nothing but time, and long readers are not in the
+# way for good.
+use strict;
+use warnings;
+use DaybookTest;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $events = events_wanted(60_000);
+my $node = new_node('rebuild');
+
+$node->safe_psql('postgres', qq{
+SELECT daybook.create_event_table('account');
+CREATE TABLE balance (account text PRIMARY KEY, amount bigint NOT NULL, events bigint NOT NULL);
+INSERT INTO account (stream_id, type, data) SELECT 'account-' || i % 500, 'Paid', jsonb_build_object('amount', i % 97) FROM generate_series(1, $events) i;
+SELECT daybook.create_projection('balance', '{account}', \$\$
+	INSERT INTO balance AS b SELECT stream_id, sum((data->>'amount')::bigint), count(*) FROM new_events GROUP BY 1
+	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount, events = b.events + excluded.events
+\$\$, '{balance}');
+SELECT daybook.wait_for_projection('balance', timeout => '5 min');
+});
+
+sub rebuilt
+{
+	return wait_until('the end of the rebuild',
+		sub { $node->safe_psql('postgres', 'SELECT count(*) FROM daybook.rebuild_progress') == 0 }, 120);
+}
+
+sub is_right
+{
+	my ($what) = @_;
+	$node->safe_psql('postgres', q{SELECT daybook.wait_for_projection('balance', pg_current_wal_insert_lsn(), timeout => '1 min')});
+	is($node->safe_psql('postgres', q{
+WITH expected AS (SELECT stream_id, sum((data->>'amount')::bigint)::bigint, count(*) FROM account GROUP BY 1)
+SELECT count(*) FROM ((TABLE expected EXCEPT ALL TABLE balance) UNION ALL (TABLE balance EXCEPT ALL TABLE expected)) d}), 0, $what);
+}
+
+sub filenode
+{
+	return $node->safe_psql('postgres', q{SELECT pg_relation_filenode('balance')});
+}
+
+# Appends, readers that count, and a function that fails when rows are missing.
+$node->safe_psql('postgres', qq{
+CREATE FUNCTION check_whole() RETURNS void LANGUAGE plpgsql AS \$\$
+DECLARE n bigint;
+BEGIN
+	SELECT sum(events) INTO n FROM balance;
+	IF n IS NULL OR n < $events THEN RAISE EXCEPTION 'saw % events', n; END IF;
+END \$\$});
+my $load = start_pgbench($node, [ '-c', 4, '-T', 12 ], {
+	rebuild_append => q{
+\set s random(0, 599)
+INSERT INTO account (stream_id, type, data) VALUES ('account-:s', 'Paid', '{"amount": 1}');
+},
+	rebuild_read => q{
+SELECT check_whole();
+} });
+my $swaps = 0;
+my $until = time() + 10;
+while (time() < $until)
+{
+	my $before = filenode();
+	$node->safe_psql('postgres', q{SELECT daybook.rebuild_projection('balance', in_place => false)});
+	last unless rebuilt();
+	$swaps++ if filenode() ne $before;
+}
+ok(finish($load), 'readers saw whole tables only, and nobody was turned away');
+cmp_ok($swaps, '>', 2, 'tables were exchanged under load');
+note("$swaps rebuilds");
+is_right('the rows are right after rebuilds under load');
+
+# Killed in the middle, a rebuild goes on where it was.
+{
+	my $rate = int($events / 10);
+	my $before = filenode();
+	$node->safe_psql('postgres', "SELECT daybook.rebuild_projection('balance', max_rate => $rate)");
+	ok(wait_until('some progress', sub {
+		$node->safe_psql('postgres', 'SELECT position > 0 FROM daybook.rebuild_progress') eq 't' }), 'a slow rebuild begins');
+	my ($position, $left) = split(/\|/, $node->safe_psql('postgres',
+		'SELECT position, time_left > interval \'0\' FROM daybook.rebuild_progress'));
+	is($left, 't', 'it says how long it will take');
+	$node->stop('immediate');
+	$node->start;
+	cmp_ok($node->safe_psql('postgres', 'SELECT position FROM daybook.rebuild_progress'), '>=', $position - 2 * $rate,
+		'it is still there after a crash');
+	ok(rebuilt(), 'and ends');
+	isnt(filenode(), $before, 'with the tables exchanged');
+	is_right('the rows are right after a crash');
+	$node->restart;
+	is_right('and after a restart');
+}
+
+# A long reader is waited for in short turns; others read meanwhile.
+{
+	my $reader = $node->background_psql('postgres');
+	$reader->query_safe('BEGIN; SELECT count(*) FROM balance');
+	$node->safe_psql('postgres', q{SELECT daybook.rebuild_projection('balance')});
+	ok(wait_until('a lock time-out', sub {
+		$node->safe_psql('postgres', q{SELECT error_sqlstate = '55P03' FROM daybook.rebuild_progress}) eq 't' }),
+		'the exchange gives way to a reader');
+	$node->safe_psql('postgres', q{SET statement_timeout = '10s'; SELECT count(*) FROM balance});
+	$reader->query_safe('COMMIT');
+	$reader->quit;
+	ok(rebuilt(), 'and takes place when the reader is gone');
+	is_right('the rows are right');
+}
+
+# Pausing, dropping and rebuilding at random while events pour in.
+{
+	my $more = start_pgbench($node, [ '-c', 3, '-T', 8 ], { rebuild_more => q{
+\set s random(0, 599)
+INSERT INTO account (stream_id, type, data) VALUES ('account-:s', 'Paid', '{"amount": 1}');
+} });
+	my @does = (
+		q{SELECT daybook.pause_projection('balance')},
+		q{SELECT daybook.resume_projection('balance')},
+		q{SELECT daybook.resume_projection('balance')},
+		q{SELECT daybook.rebuild_projection('balance')},
+		q{SELECT daybook.rebuild_projection('balance', in_place => true)},
+		q{SELECT daybook.cancel_rebuild('balance')},
+		q{BEGIN; SELECT daybook.rebuild_projection('balance'); SELECT daybook.drop_projection('balance'); ROLLBACK});
+	my $until = time() + 7;
+	my $errors = '';
+	srand(7);
+	while (time() < $until)
+	{
+		my ($code, $out, $err) = $node->psql('postgres', $does[rand @does]);
+		$errors .= $err if $err =~ /ERROR/;
+		usleep(rand 100_000);
+	}
+	is($errors, '', 'every one of them is done');
+	ok(finish($more), 'load');
+	$node->safe_psql('postgres', q{SELECT daybook.resume_projection('balance')});
+	ok(rebuilt(), 'what was begun ends');
+	is_right('the rows are right after all that');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%'}), 0, 'nothing is left over');
+}
+
+$node->stop;
+done_testing();
