@@ -115,7 +115,7 @@ sql(q{SELECT daybook.drop_projection('slow')});
 # What failed is still known after a restart, and the event is not looked for again.
 sql(q{
 CREATE TABLE picky (id bigint, n int CHECK (n <> 300));
-SELECT daybook.create_projection('picky', '{event}', 'INSERT INTO picky SELECT id, (data->>''n'')::int FROM new_events', '{picky}')});
+SELECT daybook.create_projection('picky', '{event}', 'INSERT INTO picky SELECT id, (data->>''n'')::int FROM new_events', '{picky}', on_error => 'stop')});
 ok(wait_until('it has failed twice', sub { sql(q{SELECT state = 'failed' AND attempts >= 2 FROM daybook.projection_status WHERE name = 'picky'}) eq 't' }),
 	'a failing projection is tried again');
 my $failure = 'SELECT state, position, error_position, error_sqlstate, error_message FROM daybook.projection_status WHERE name = \'picky\'';
