@@ -27,13 +27,14 @@ root_packages() {
 		libtap-parser-sourcehandler-pgtap-perl "postgresql-$1" "postgresql-$1-pgtap"
 }
 
-# The mirror that apt is configured with, or Debian's own.
+# The mirror of Debian that apt is configured with.
 debian_mirror() {
 	local mirror
 	# shellcheck disable=SC2016 # apt fills these in
 	mirror=$(apt-get indextargets --format '$(ORIGIN)/$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
 		awk '$1 == "Debian/Debian" && $2 ~ /^https?:/ && !found { print $2; found = 1 }')
-	echo "${mirror:-http://deb.debian.org/debian}"
+	[ -n "$mirror" ] || die "apt knows no mirror of Debian, from which PostgreSQL 17 and 18 could be unpacked"
+	echo "$mirror"
 }
 
 # ensure_root VERSION: makes the root unless a whole one of this recipe stands there.
