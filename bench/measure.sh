@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # Measuring: rounds in which the variants of a row take turns, and for each what
 # it did, how long it took, and what it cost the server.  To be sourced.
 
@@ -16,14 +16,15 @@ payload='{"amount": 125, "currency": "EUR", "customer": "c-000481516", "items": 
 
 set_sizes() {
 	if [ -n "${short:-}" ]; then
-		: "${ROUNDS:=1}" "${EVENTS:=2000}" "${STREAMS:=1000}" "${CLIENTS:=1 4}" "${SHARED_BUFFERS:=128MB}"
+		: "${PEERS:=0}" "${ROUNDS:=1}" "${EVENTS:=400}" "${STREAMS:=800}" "${CLIENTS:=4}" "${SHARED_BUFFERS:=128MB}"
+		: "${BULK_EVENTS:=5000}" "${REBUILD_EVENTS:=5000}" "${HISTORY_EVENTS:=8000}" "${SECONDS_OF_LATENCY:=1}"
 	else
 		: "${ROUNDS:=5}" "${EVENTS:=100000}" "${STREAMS:=100000}" "${CLIENTS:=1 4 16}" "${SHARED_BUFFERS:=1GB}"
+		: "${BULK_EVENTS:=1000000}" "${REBUILD_EVENTS:=5000000}" "${HISTORY_EVENTS:=10000000}" "${SECONDS_OF_LATENCY:=10}"
 	fi
-	# shellcheck disable=SC2034
-	server_settings=(
+		server_settings=(
 		"shared_buffers = $SHARED_BUFFERS"
-		"max_wal_size = 32GB"
+		"max_wal_size = 8GB"
 		"checkpoint_timeout = 1h"
 		"max_connections = 50"
 		"autovacuum = off"
@@ -50,6 +51,7 @@ sql() {
 open_control() {
 	# shellcheck disable=SC2046
 	coproc CONTROL { exec "$bindir/psql" -XqAt $(connection) -d postgres 2>&1; }
+	# shellcheck disable=SC2153
 	control_pid=$CONTROL_PID
 	control_in=${CONTROL[1]}
 	control_out=${CONTROL[0]}
@@ -57,7 +59,7 @@ open_control() {
 
 close_control() {
 	[ -n "${control_pid:-}" ] || return 0
-	echo '\q' >&"$control_in" 2>/dev/null || true
+	{ echo '\q' >&"$control_in"; } 2>/dev/null || true
 	wait "$control_pid" 2>/dev/null || true
 	control_pid=
 }
@@ -94,11 +96,13 @@ fresh_database() {
 }
 
 # Nothing is left to be done from what was run before: sessions have ended, WAL
-# is on disk, and every event that was appended has its place in the log.
+# is on disk, every event that was appended has its place in the log, and
+# projections have applied it.
 settle() {
 	ask_until_true "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'" "sessions to end"
 	ask_until_true "SELECT pg_current_wal_flush_lsn() >= '$(ask "SELECT pg_current_wal_insert_lsn()")'::pg_lsn - 8192" "the WAL writer"
 	ask_until_true "SELECT head >= $expected_head FROM daybook.sequencer_status" "the sequencer"
+	ask_until_true "SELECT coalesce(min(position), $expected_head) >= $expected_head FROM daybook.projection_status" "projections"
 }
 
 # ---------------------------------------------------------------- rounds
@@ -118,44 +122,46 @@ record() {
 }
 
 # measure VARIANT EVENTS COMMAND...: runs the command and records what it took.
-# A command that sets rate says itself how many events it did in a second.
-# What a variant called daybook... does is expected to be in the log afterwards.
+# The command may set rate, events in a second, where it knows better than the
+# clock, and done, if it was not to do all of them.  What a variant called
+# daybook... does is expected to be in the log afterwards.  A row may set
+# before_each, a command that is not measured, and reads_only.
 measure() {
-	local variant=$1 events=$2 before after start end
+	local variant=$1 done=$2 rate='' before after start
 	shift 2
+	if [ -n "${before_each:-}" ]; then "$before_each" "$variant"; fi
 	settle
 	mapfile -t before < <(spent)
-	rate=
 	start=$(date +%s%N)
 	"$@"
-	end=$(date +%s%N)
-	if [[ $variant == daybook* ]]; then expected_head=$((expected_head + events)); fi
+	rate=${rate:-$((done * 1000000000 / ($(date +%s%N) - start)))}
+	if [[ $variant == daybook* && -z ${reads_only:-} ]]; then expected_head=$((expected_head + done)); fi
 	settle
 	mapfile -t after < <(spent)
 	if [ "$round" -eq 0 ]; then return 0; fi
-	record events "$events"
-	record rate "${rate:-$((events * 1000000000 / (end - start)))}"
-	record cpu $(((after[0] - before[0])))
-	record worker $(((after[1] - before[1])))
+	record events "$done"
+	record rate "$rate"
+	record cpu $((after[0] - before[0]))
+	record worker $((after[1] - before[1]))
 	record wal $((after[2] - before[2]))
 }
 
-# take_turns CASE VARIANT...: rounds of run_VARIANT, in an order that
-# alternates; round 0 warms up.
+# take_turns CASE EVENTS COMMAND VARIANT...: rounds in which the command is
+# measured with each variant, in an order that alternates; round 0 warms up.
 take_turns() {
-	local variant order i
+	local events=$2 command=$3 variant order i
 	case_name=$1
-	shift
+	shift 3
 	for ((round = 0; round <= ROUNDS; round++)); do
 		order=("$@")
-		if ((round % 2)); then
+		if ((round % 2 == 0)); then
 			order=()
 			for ((i = $#; i > 0; i--)); do order+=("${!i}"); done
 		fi
 		for variant in "${order[@]}"; do
-			"run_$variant"
+			measure "$variant" "$events" "$command" "$variant"
 		done
-		printf '.'
+		if [ -t 1 ]; then printf '.'; fi
 	done
-	printf '\r%*s\r' $((ROUNDS + 1)) ''
+	if [ -t 1 ]; then printf '\r%*s\r' $((ROUNDS + 1)) ''; fi
 }

@@ -77,6 +77,20 @@ install_packages() {
 	rm -f "$log"
 }
 
+# install_node_pg DIRECTORY: Node and its PostgreSQL driver, from npm where that
+# is there and else from Debian.  Without them the test of that client is left out.
+install_node_pg() {
+	if ! command -v npm >/dev/null; then
+		install_packages nodejs node-pg
+	elif [ ! -d "$1/node_modules/pg" ]; then
+		mkdir -p "$1"
+		cp "$top/examples/node/package.json" "$1/"
+		note "installing npm's pg"
+		npm install --prefix "$1" --silent --no-audit --no-fund >/dev/null 2>&1 ||
+			note "npm install has failed; the Node clients are not tested"
+	fi
+}
+
 # The packages that building and running with one PostgreSQL version takes.
 server_packages() {
 	echo "postgresql-$1" "postgresql-server-dev-$1" gcc make libc6-dev rsync

@@ -31,7 +31,7 @@ RETURNS text LANGUAGE sql AS $$
 	SELECT coalesce((daybook.nack('subp', lease, subp_at(stream, version), reason, delay, park) > now() - interval '1 minute')::text, 'parked')
 $$;
 CREATE VIEW subp_parked AS
-SELECT stream_id, (SELECT version FROM subp_a a WHERE a.id = p.id) AS version, state, deliveries, reason, stream_parked
+SELECT stream_id, (SELECT version FROM subp_a a WHERE a.id = p.event_id) AS version, state, deliveries, reason, stream_parked
 FROM daybook.subscription_parked p WHERE subscription = 'subp' ORDER BY position;
 
 SELECT daybook.create_subscription('subp', '{subp_a}', from_position => daybook.head(), delivery_limit => 3);

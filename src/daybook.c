@@ -20,6 +20,7 @@
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
+#include "fold/fold.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "projection/projector_slots.h"
@@ -89,6 +90,7 @@ _PG_init(void)
 	WorkerCallbacksInit();
 	DatabaseCommandsInit();
 	RowFunctionsInit();
+	FoldAllInit();
 	RedirectInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;

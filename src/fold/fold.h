@@ -68,8 +68,58 @@ extern void FoldEvent(FoldRun *run, TupleTableSlot *event);
 /* The state as it is; it lasts until the next event. */
 extern Datum FoldState(const FoldRun *run, bool *is_null);
 
+/* Hash of all that a state depends on besides the events. */
+#define FINGERPRINT_LENGTH	32
+extern void FoldRunFingerprint(FoldRun *run, Relation event_table, uint8 *result);
+
+/* fold_fingerprint.c */
+extern void FoldFingerprint(const FoldRun *run, Relation event_table,
+							const char *search_path, uint8 *result,
+							bool *looks_at_settings);
+extern void FoldFingerprintWithSettings(const uint8 *fingerprint, uint8 *result);
+
+/* A state and the last event that it takes in. */
+typedef struct Snapshotted
+{
+	int64		version;		/* 0: none */
+	TimestampTz recorded_at;	/* the latest of the events taken in */
+	Datum		state;
+	bool		is_null;
+} Snapshotted;
+
+/* fold_snapshot.c */
+typedef struct SnapshotScan SnapshotScan;
+
+/* NULL if the fold can have no snapshots that the given snapshot sees. */
+extern SnapshotScan *SnapshotScanBegin(FoldRun *run, Relation event_table,
+									   Snapshot snapshot);
+
+/*
+ * The newest that is usable and takes in no event after to_version or until;
+ * false if there is none.  The state is in the current memory context.
+ */
+extern bool SnapshotFind(SnapshotScan *scan, text *stream_id, int64 to_version,
+						 TimestampTz until, Snapshotted *result);
+extern void SnapshotScanEnd(SnapshotScan *scan);
+extern void SnapshotStore(FoldRun *run, Relation event_table, text *stream_id,
+						  const Snapshotted *snapshotted);
+extern void SnapshotsThin(FoldRun *run, Relation event_table, text *stream_id);
+
 /* fold_call.c */
+
+/*
+ * Computes the state of a stream from its newest snapshot, in *from, or from
+ * the initial state.  max_events: 0, or how many events to take in at most.
+ * The state in *now lasts until the run is used again.
+ */
+extern void FoldStream(FoldRun *run, Relation event_table, text *stream_id,
+					   int64 to_version, TimestampTz until, int64 max_events,
+					   Snapshotted *from, Snapshotted *now);
+
 extern void RequireStateType(const FoldRun *run, Oid type);
 extern Datum StateToJsonb(FoldRun *run, Datum state);
+
+/* fold_all.c: called once when the module is loaded */
+extern void FoldAllInit(void);
 
 #endif							/* DAYBOOK_FOLD_H */

@@ -32,6 +32,22 @@ CREATE TRIGGER forget_folds AFTER UPDATE OF relation ON daybook.event_table
 FOR EACH ROW WHEN (NEW.relation IS NULL)
 EXECUTE FUNCTION daybook.forget_event_table('fold_definition');
 
+-- Caches: not dumped, and taken anew where they are missing.
+CREATE TABLE daybook.fold_snapshot (
+	fold text COLLATE "C" NOT NULL REFERENCES daybook.fold_definition ON DELETE CASCADE,
+	stream_id text COLLATE "C" NOT NULL,
+	version bigint NOT NULL,
+	recorded_at timestamptz NOT NULL,
+	taken_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	fingerprint bytea NOT NULL,
+	state bytea,
+	PRIMARY KEY (fold, stream_id, version)
+);
+COMMENT ON TABLE daybook.fold_snapshot IS 'states of folds that were computed before, from which later ones are computed';
+COMMENT ON COLUMN daybook.fold_snapshot.recorded_at IS 'when the latest of its events was recorded';
+COMMENT ON COLUMN daybook.fold_snapshot.fingerprint IS 'hash of what else the state depends on; a snapshot with another one is not used';
+COMMENT ON COLUMN daybook.fold_snapshot.state IS 'the state as PostgreSQL stores it';
+
 CREATE FUNCTION daybook.create_fold(
 	name text,
 	event_table regclass,
@@ -94,3 +110,38 @@ AS 'MODULE_PATHNAME', 'daybook_fold_typed'
 LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, anyelement, bigint, timestamptz) IS
 'the state of a stream, now or as it was at a version or at a time, in the fold''s own type';
+
+CREATE FUNCTION daybook.fold_all(
+	name text,
+	OUT stream_id text,
+	OUT version bigint,
+	OUT state jsonb)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_fold_all'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000 ROWS 1000;
+COMMENT ON FUNCTION daybook.fold_all(text) IS
+'the states of all streams, as jsonb, and the versions that they are of';
+
+CREATE FUNCTION daybook.fold_all(
+	name text,
+	state_type anyelement,
+	OUT stream_id text,
+	OUT version bigint,
+	OUT state anyelement)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_fold_all_typed'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000 ROWS 1000;
+COMMENT ON FUNCTION daybook.fold_all(text, anyelement) IS
+'the states of all streams, in the fold''s own type, and the versions that they are of';
+
+CREATE FUNCTION daybook.take_snapshot(name text, stream_id text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'daybook_take_snapshot'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.take_snapshot(text, text) IS
+'stores the present state of a stream; returns the version it is of, 0 if the stream does not exist';
+
+CREATE FUNCTION daybook.drop_snapshots(name text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'daybook_drop_snapshots'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.drop_snapshots(text) IS
+'deletes the snapshots of a fold, which changes no result; returns how many there were';

@@ -9,6 +9,7 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "event_table/event_table.h"
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "nodes/makefuncs.h"
@@ -109,19 +110,51 @@ static void
 fold_stream(FoldRun *run, const FoldRequest *request)
 {
 	Relation	table = OpenReadableEventTable(FoldRunDefinition(run)->event_table);
-	StreamReader *reader = StreamReaderBegin(table, GetActiveSnapshot(), false);
-	TupleTableSlot *event;
+	Snapshotted from;
+	Snapshotted now;
 
-	StreamReaderSeek(reader, request->stream_id, 1, request->to_version,
-					 ForwardScanDirection);
-	StreamReaderUntil(reader, request->until);
+	FoldStream(run, table, request->stream_id, request->to_version, request->until, 0,
+			   &from, &now);
+	table_close(table, NoLock);
+}
+
+void
+FoldStream(FoldRun *run, Relation event_table, text *stream_id, int64 to_version,
+		   TimestampTz until, int64 max_events, Snapshotted *from, Snapshotted *now)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	StreamReader *reader = StreamReaderBegin(event_table, snapshot, false);
+	SnapshotScan *snapshots = SnapshotScanBegin(run, event_table, snapshot);
+	int64		events = 0;
+	TupleTableSlot *event;
+	bool		is_null;
+
 	FoldBegin(run);
+	from->version = 0;
+	from->recorded_at = DT_NOBEGIN;
+	if (snapshots)
+	{
+		if (SnapshotFind(snapshots, stream_id, to_version, until, from))
+			FoldBeginWith(run, from->state, from->is_null);
+		SnapshotScanEnd(snapshots);
+	}
+	now->version = from->version;
+	now->recorded_at = from->recorded_at;
+
+	StreamReaderSeek(reader, stream_id, from->version + 1, to_version, ForwardScanDirection);
+	StreamReaderUntil(reader, until);
 	FoldEnter(run);
-	while ((event = StreamReaderNext(reader)) != NULL)
+	while ((max_events == 0 || events++ < max_events) &&
+		   (event = StreamReaderNext(reader)) != NULL)
+	{
+		now->version = DatumGetInt64(slot_getattr(event, EVENT_VERSION, &is_null));
+		now->recorded_at = Max(now->recorded_at,
+							   DatumGetTimestampTz(slot_getattr(event, EVENT_RECORDED_AT, &is_null)));
 		FoldEvent(run, event);
+	}
 	FoldLeave(run);
 	StreamReaderEnd(reader);
-	table_close(table, NoLock);
+	now->state = FoldState(run, &now->is_null);
 }
 
 void

@@ -52,6 +52,9 @@ struct FoldRun
 	char	   *search_path;
 	Datum		initial;
 	bool		initial_null;
+	bool		has_fingerprint;
+	bool		looks_at_settings;
+	uint8		fingerprint[FINGERPRINT_LENGTH];	/* apart from settings */
 
 	/* the transition, in one of two forms */
 	ExprState  *expression;		/* NULL: the function is called */
@@ -78,6 +81,7 @@ typedef struct CacheEntry
 {
 	char		name[NAMEDATALEN];	/* hash key */
 	FoldRun    *run;			/* NULL: none, or in use */
+	Oid			event_table;
 	Oid			state_relation; /* of a state of a composite type */
 } CacheEntry;
 
@@ -92,6 +96,7 @@ static void read_initial(FoldRun *run);
 static bool inline_transition(FoldRun *run, FuncExpr *call);
 static FuncExpr *make_call(FoldRun *run);
 static Oid	get_func_lang(Oid function);
+static FoldRun *make_entered(const char *name);
 static void make_cache(void);
 static void forget_relation(Datum arg, Oid relid);
 static void forget_object(Datum arg, int cache_id, uint32 hash);
@@ -269,21 +274,36 @@ FoldRunAcquire(const char *name)
 	do
 	{
 		before = generation;
-		run = FoldRunMake(RequireFoldDefinition(name), CurrentMemoryContext);
+		run = make_entered(name);
 		run->generation = before;
 	} while (before != generation);
+	return run;
+}
+
+/* Entered at once, so that a change is noticed from now on. */
+static FoldRun *
+make_entered(const char *name)
+{
+	FoldDefinition *definition = RequireFoldDefinition(name);
+	CacheEntry *entry;
+	FoldRun    *run;
+	bool		found;
+
+	entry = hash_search(cache, name, HASH_ENTER, &found);
+	if (!found)
+		entry->run = NULL;
+	entry->event_table = definition->event_table;
+	entry->state_relation = InvalidOid;
+	run = FoldRunMake(definition, CurrentMemoryContext);
+	entry->state_relation = get_typ_typrelid(run->type.oid);
 	return run;
 }
 
 void
 FoldRunRelease(FoldRun *run)
 {
-	CacheEntry *entry;
-	bool		found;
+	CacheEntry *entry = hash_search(cache, run->definition->name, HASH_FIND, NULL);
 
-	entry = hash_search(cache, run->definition->name, HASH_ENTER, &found);
-	if (!found)
-		entry->run = NULL;
 	if (entry->run != NULL || run->generation != generation)
 	{
 		MemoryContextDelete(run->context);
@@ -292,7 +312,6 @@ FoldRunRelease(FoldRun *run)
 	MemoryContextReset(run->contexts[0]);
 	MemoryContextReset(run->contexts[1]);
 	MemoryContextSetParent(run->context, CacheMemoryContext);
-	entry->state_relation = get_typ_typrelid(run->type.oid);
 	entry->run = run;
 }
 
@@ -321,7 +340,7 @@ forget_relation(Datum arg, Oid relid)
 
 	hash_seq_init(&status, cache);
 	while ((entry = hash_seq_search(&status)) != NULL)
-		matters |= entry->state_relation == relid;
+		matters |= entry->event_table == relid || entry->state_relation == relid;
 	if (matters)
 		generation++;
 }
@@ -348,6 +367,22 @@ Oid
 FoldRunTransition(const FoldRun *run)
 {
 	return run->transition;
+}
+
+/* Computed when it is first needed; settings are looked at each time. */
+void
+FoldRunFingerprint(FoldRun *run, Relation event_table, uint8 *result)
+{
+	if (!run->has_fingerprint)
+	{
+		FoldFingerprint(run, event_table, run->search_path, run->fingerprint,
+						&run->looks_at_settings);
+		run->has_fingerprint = true;
+	}
+	if (run->looks_at_settings)
+		FoldFingerprintWithSettings(run->fingerprint, result);
+	else
+		memcpy(result, run->fingerprint, FINGERPRINT_LENGTH);
 }
 
 /*

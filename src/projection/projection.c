@@ -86,6 +86,7 @@ typedef struct OwnScan
 } OwnScan;
 
 static void own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name);
+static Relation open_own_table(const char *name, LOCKMODE lock);
 static void own_scan_end(OwnScan *scan);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
@@ -173,7 +174,7 @@ ProjectionLoadRebuild(const char *name)
 void
 ProjectionInsert(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;
@@ -205,7 +206,7 @@ ProjectionSetRestored(Projection *projection)
 void
 ProjectionDelete(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 
 	CatalogTupleDelete(rel, &projection->tid);
 	table_close(rel, NoLock);
@@ -234,7 +235,7 @@ ProgressLoad(const char *name, ProjectionProgress *progress)
 bool
 ProgressReload(const char *name, ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), AccessShareLock);
+	Relation	rel = open_own_table("projection_position", AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		found = false;
@@ -258,7 +259,7 @@ ProgressReload(const char *name, ProjectionProgress *progress)
 void
 ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 
@@ -272,7 +273,7 @@ ProgressInsert(const Projection *projection, const ProjectionProgress *progress)
 void
 ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	Datum		values[Q_COLUMNS];
 	bool		nulls[Q_COLUMNS];
 	HeapTuple	tuple;
@@ -289,7 +290,7 @@ ProgressUpdate(const Projection *projection, ProjectionProgress *progress)
 void
 ProgressDelete(const char *name)
 {
-	Relation	rel = table_open(DaybookRelation("projection_position"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection_position", RowExclusiveLock);
 	ProjectionProgress progress;
 
 	if (ProgressLoad(name, &progress))
@@ -343,10 +344,27 @@ own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *
 	if (name != NULL)
 		ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
 					CStringGetTextDatum(name));
-	scan->rel = table_open(DaybookRelation(table), AccessShareLock);
+	scan->rel = open_own_table(table, AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan(scan->rel, DaybookRelation(index), true,
 									scan->snapshot, name != NULL ? 1 : 0, key);
+}
+
+/* The columns must be those that this version of the library knows. */
+static Relation
+open_own_table(const char *name, LOCKMODE lock)
+{
+	Relation	rel = table_open(DaybookRelation(name), lock);
+	int			columns = strcmp(name, "projection") == 0 ? P_COLUMNS : Q_COLUMNS;
+
+	if (RelationGetDescr(rel)->natts != columns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table daybook.%s is not of this version of daybook", name),
+				 errdetail("It has %d columns where the library knows %d.",
+						   RelationGetDescr(rel)->natts, columns),
+				 errhint("Restart the server after an upgrade, and say ALTER EXTENSION daybook UPDATE.")));
+	return rel;
 }
 
 static void
@@ -428,7 +446,7 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 void
 ProjectionUpdate(Projection *projection)
 {
-	Relation	rel = table_open(DaybookRelation("projection"), RowExclusiveLock);
+	Relation	rel = open_own_table("projection", RowExclusiveLock);
 	Datum		values[P_COLUMNS];
 	bool		nulls[P_COLUMNS];
 	HeapTuple	tuple;

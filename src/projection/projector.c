@@ -242,7 +242,7 @@ project_or_fail(Projector *projector)
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(TopMemoryContext);
-	pgstat_report_stat(false);
+	(void) pgstat_report_stat(false);
 	if (error != NULL)
 	{
 		if (!projector->claimed)
@@ -756,6 +756,7 @@ wait_for_work(Projector *projector, ProjectorStep step)
 	ProjectorSlot *slot = projector->slot;
 
 	pgstat_report_activity(STATE_IDLE, NULL);
+	(void) pgstat_report_stat(true);
 	slot->idle = true;
 	if (slot->crowded)
 	{

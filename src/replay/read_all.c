@@ -45,7 +45,7 @@ typedef struct ReadAll
 	TupleTableSlot *slot;		/* a row of daybook.log_event */
 } ReadAll;
 
-static RowSource *begin_read_all(const NullableDatum *args, Snapshot snapshot);
+static RowSource *begin_read_all(const RowCall *call);
 static TupleTableSlot *next_read(RowSource *source);
 static void end_read_all(RowSource *source);
 static ArrayType *array_argument(const NullableDatum *arg, const char *name);
@@ -66,8 +66,9 @@ daybook_read_all(PG_FUNCTION_ARGS)
 }
 
 static RowSource *
-begin_read_all(const NullableDatum *args, Snapshot snapshot)
+begin_read_all(const RowCall *call)
 {
+	const NullableDatum *args = call->args;
 	ReadAll    *read_all = palloc0(sizeof(ReadAll));
 	Oid			row_type = get_rel_type_id(DaybookRelation(LOG_EVENT_TYPE));
 	EventFilter filter;
@@ -98,7 +99,7 @@ begin_read_all(const NullableDatum *args, Snapshot snapshot)
 	read_all->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
 	read_all->slot = MakeSingleTupleTableSlot(lookup_rowtype_tupdesc_copy(row_type, -1),
 											  &TTSOpsVirtual);
-	read_all->reader = EventReaderBegin(snapshot, after, &filter, true);
+	read_all->reader = EventReaderBegin(call->snapshot, after, &filter, true);
 	EventReaderExpect(read_all->reader, read_all->events_left);
 	return &read_all->source;
 }

@@ -38,7 +38,7 @@ typedef struct Replay
 	StreamReader *reader;
 } Replay;
 
-static RowSource *begin_replay(const NullableDatum *args, Snapshot snapshot);
+static RowSource *begin_replay(const RowCall *call);
 static TupleTableSlot *next_replayed(RowSource *source);
 static void end_replay(RowSource *source);
 
@@ -76,8 +76,9 @@ daybook_stream_version(PG_FUNCTION_ARGS)
 }
 
 static RowSource *
-begin_replay(const NullableDatum *args, Snapshot snapshot)
+begin_replay(const RowCall *call)
 {
+	const NullableDatum *args = call->args;
 	Replay	   *replay = palloc0(sizeof(Replay));
 	int64		from_version = 1;
 	int64		to_version = PG_INT64_MAX;
@@ -95,7 +96,7 @@ begin_replay(const NullableDatum *args, Snapshot snapshot)
 	replay->source.next = next_replayed;
 	replay->source.end = end_replay;
 	replay->table = OpenReadableEventTable(DatumGetObjectId(args[REPLAY_EVENT_TABLE].value));
-	replay->reader = StreamReaderBegin(replay->table, snapshot, false);
+	replay->reader = StreamReaderBegin(replay->table, call->snapshot, false);
 	if (!args[REPLAY_UNTIL].isnull)
 		StreamReaderUntil(replay->reader, DatumGetTimestampTz(args[REPLAY_UNTIL].value));
 	StreamReaderSeek(replay->reader, DatumGetTextPP(args[REPLAY_STREAM_ID].value),

@@ -41,7 +41,10 @@
 
 #define SCAN_NAME	"Event Stream"
 
-static const RowFunction *const row_functions[] = {&ReplayFunction, &ReadAllFunction};
+#define MAX_ROW_FUNCTIONS	8
+
+static const RowFunction *row_functions[MAX_ROW_FUNCTIONS];
+static int	row_function_count = 0;
 
 /* A running scan. */
 typedef struct RowFunctionScan
@@ -69,6 +72,7 @@ static Plan *make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, Lis
 static List *needed_columns(RelOptInfo *rel, List *quals);
 static Node *create_scan_state(CustomScan *plan);
 static void begin_scan(CustomScanState *node, EState *estate, int eflags);
+static TupleDesc whole_row_desc(FuncExpr *call, Var *var);
 static void check_execute_privilege(Oid function);
 static TupleTableSlot *next_result(CustomScanState *node);
 static TupleTableSlot *next_row(RowFunctionScan *scan);
@@ -104,21 +108,34 @@ static const CustomExecMethods exec_methods = {
 void
 RowFunctionsInit(void)
 {
+	RegisterRowFunction(&ReplayFunction);
+	RegisterRowFunction(&ReadAllFunction);
 	RegisterCustomScanMethods(&scan_methods);
 	prev_set_rel_pathlist_hook = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_stream_path;
+}
+
+void
+RegisterRowFunction(const RowFunction *function)
+{
+	Assert(row_function_count < MAX_ROW_FUNCTIONS);
+	row_functions[row_function_count++] = function;
 }
 
 Datum
 ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid		   *arg_types = palloc(sizeof(Oid) * function->nargs);
+	RowCall		call = {function->nargs, fcinfo->args, arg_types, GetActiveSnapshot()};
 	RowSource  *source;
 	TupleTableSlot *row;
 
 	Assert(fcinfo->nargs == function->nargs);
+	for (int i = 0; i < function->nargs; i++)
+		arg_types[i] = get_fn_expr_argtype(fcinfo->flinfo, i);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	source = function->begin(fcinfo->args, GetActiveSnapshot());
+	source = function->begin(&call);
 	while ((row = source->next(source)) != NULL)
 		tuplestore_puttupleslot(rsinfo->setResult, row);
 	source->end(source);
@@ -178,7 +195,7 @@ find_row_function(Oid funcid)
 	if (schema != GetDaybookOids()->schema)
 		return NULL;
 	name = get_func_name(funcid);
-	for (int i = 0; i < lengthof(row_functions); i++)
+	for (int i = 0; i < row_function_count; i++)
 		if (strcmp(name, row_functions[i]->name) == 0 &&
 			get_func_nargs(funcid) == row_functions[i]->nargs)
 			return row_functions[i];
@@ -189,11 +206,12 @@ find_row_function(Oid funcid)
 static List *
 row_order(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function, FuncExpr *call)
 {
-	Var		   *column = makeVar(rel->relid, function->order_column, INT8OID,
-								 -1, InvalidOid, 0);
+	Var		   *column;
 	StrategyNumber order = BTLessStrategyNumber;
 	Oid			operator;
 
+	if (function->order_column == InvalidAttrNumber)
+		return NIL;
 	if (function->backwards_arg >= 0)
 	{
 		Const	   *backwards = list_nth(call->args, function->backwards_arg);
@@ -203,6 +221,7 @@ row_order(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function, FuncE
 		if (!backwards->constisnull && DatumGetBool(backwards->constvalue))
 			order = BTGreaterStrategyNumber;
 	}
+	column = makeVar(rel->relid, function->order_column, INT8OID, -1, InvalidOid, 0);
 	operator = get_opfamily_member(INTEGER_BTREE_FAM_OID, INT8OID, INT8OID, order);
 #if PG_VERSION_NUM >= 160000
 	return build_expression_pathkey(root, (Expr *) column, operator, rel->relids, false);
@@ -286,8 +305,21 @@ begin_scan(CustomScanState *node, EState *estate, int eflags)
 		scan->columns[scan->ncolumns++] = var->varattno;
 		scan->last_column = Max(scan->last_column, var->varattno);
 		if (var->varattno == InvalidAttrNumber)
-			scan->row_desc = lookup_rowtype_tupdesc_copy(var->vartype, var->vartypmod);
+			scan->row_desc = whole_row_desc(scan->call, var);
 	}
+}
+
+/* A function with output parameters has a row type of its own. */
+static TupleDesc
+whole_row_desc(FuncExpr *call, Var *var)
+{
+	TupleDesc	desc;
+
+	if (var->vartype != RECORDOID)
+		return lookup_rowtype_tupdesc_copy(var->vartype, var->vartypmod);
+	if (get_expr_result_type((Node *) call, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "function %u does not return rows", call->funcid);
+	return BlessTupleDesc(desc);
 }
 
 /* As the executor does for a function that it calls itself. */
@@ -356,6 +388,8 @@ start_call(RowFunctionScan *scan)
 {
 	ExprContext *econtext = scan->css.ss.ps.ps_ExprContext;
 	NullableDatum *args;
+	Oid		   *arg_types;
+	RowCall		call;
 	MemoryContext caller;
 	int			i = 0;
 	ListCell   *lc;
@@ -363,12 +397,18 @@ start_call(RowFunctionScan *scan)
 	/* arguments must last as long as the call does */
 	caller = MemoryContextSwitchTo(scan->context);
 	args = palloc(sizeof(NullableDatum) * scan->function->nargs);
+	arg_types = palloc(sizeof(Oid) * scan->function->nargs);
 	foreach(lc, scan->args)
 	{
+		arg_types[i] = exprType(list_nth(scan->call->args, i));
 		args[i].value = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &args[i].isnull);
 		i++;
 	}
-	scan->source = scan->function->begin(args, scan->css.ss.ps.state->es_snapshot);
+	call.nargs = scan->function->nargs;
+	call.args = args;
+	call.arg_types = arg_types;
+	call.snapshot = scan->css.ss.ps.state->es_snapshot;
+	scan->source = scan->function->begin(&call);
 	MemoryContextSwitchTo(caller);
 }
 

@@ -27,12 +27,20 @@ struct RowSource
 	void		(*end) (RowSource *source);
 };
 
+typedef struct RowCall
+{
+	int			nargs;
+	const NullableDatum *args;
+	const Oid  *arg_types;
+	Snapshot	snapshot;
+} RowCall;
+
 typedef struct RowFunction
 {
 	const char *name;			/* in schema daybook */
 	int			nargs;
-	RowSource  *(*begin) (const NullableDatum *args, Snapshot snapshot);
-	AttrNumber	order_column;	/* bigint by which rows rise */
+	RowSource  *(*begin) (const RowCall *call);
+	AttrNumber	order_column;	/* bigint by which rows rise, 0 for none */
 	int			backwards_arg;	/* argument that makes them fall, or -1 */
 } RowFunction;
 
@@ -44,5 +52,8 @@ extern Datum ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo);
 
 /* Called once when the module is loaded. */
 extern void RowFunctionsInit(void);
+
+/* Makes a function known, besides those of this folder. */
+extern void RegisterRowFunction(const RowFunction *function);
 
 #endif							/* DAYBOOK_ROW_FUNCTION_H */

@@ -37,6 +37,7 @@
 
 struct StreamReader
 {
+	MemoryContext context;		/* index scans allocate as they go */
 	Relation	table;
 	Relation	index;
 	Snapshot	snapshot;
@@ -45,6 +46,7 @@ struct StreamReader
 	TupleTableSlot *slot;		/* of the scan */
 	ScanDirection direction;
 	TimestampTz until;
+	bool		at_end;			/* an index scan that is asked again starts again */
 
 	Upcasting  *upcasting;		/* NULL: events are given as they are */
 	MemoryContext ahead_context;
@@ -65,6 +67,7 @@ StreamReaderBegin(Relation table, Snapshot snapshot, bool as_stored)
 {
 	StreamReader *reader = palloc0(sizeof(StreamReader));
 
+	reader->context = CurrentMemoryContext;
 	reader->table = table;
 	reader->snapshot = snapshot;
 	reader->index = index_open(RequireEventTable(table)->stream_index, AccessShareLock);
@@ -106,6 +109,8 @@ StreamReaderEnd(StreamReader *reader)
 static void
 begin_range(StreamReader *reader, int nkeys, ScanDirection direction)
 {
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+
 	if (reader->scan && reader->scan->numberOfKeys != nkeys)
 	{
 		index_endscan(reader->scan);
@@ -115,7 +120,9 @@ begin_range(StreamReader *reader, int nkeys, ScanDirection direction)
 		reader->scan = index_beginscan_compat(reader->table, reader->index,
 											  reader->snapshot, nkeys);
 	index_rescan(reader->scan, reader->keys, nkeys, NULL, 0);
+	MemoryContextSwitchTo(caller);
 	reader->direction = direction;
+	reader->at_end = false;
 	reader->ahead_room = 1;
 	reader->ahead_count = 0;
 	reader->ahead_next = 0;
@@ -178,19 +185,23 @@ StreamReaderNext(StreamReader *reader)
 static bool
 next_stored(StreamReader *reader)
 {
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
 	TupleTableSlot *slot = reader->slot;
+	bool		found = false;
 
-	for (;;)
+	while (!found && !reader->at_end)
 	{
 		bool		is_null;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!index_getnext_slot(reader->scan, reader->direction, slot))
-			return false;
-		if (TIMESTAMP_IS_NOEND(reader->until) ||
-			DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &is_null)) <= reader->until)
-			return true;
+			reader->at_end = true;
+		else
+			found = TIMESTAMP_IS_NOEND(reader->until) ||
+				DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &is_null)) <= reader->until;
 	}
+	MemoryContextSwitchTo(caller);
+	return found;
 }
 
 static bool

@@ -126,12 +126,13 @@ LogMerge(void)
 	int			nrows;
 	HeapTuple  *rows = collect_rows(rel, &nrows);
 
-	if (nrows > 1)
-		rewrite_rows(rel, rows, nrows);
+	run_segments -= Min(nrows, run_segments);
+	for (int i = 0; i < nrows; i++)
+		run_events -= int_column(rel, rows[i], LOG_SEGMENT_EVENT_COUNT);
 	if (nrows < MERGE_BATCH)
 		run_segments = run_events = 0;
-	else
-		run_segments -= Min(nrows, run_segments);
+	if (nrows > 1)
+		rewrite_rows(rel, rows, nrows);
 	table_close(rel, NoLock);
 }
 

@@ -93,6 +93,7 @@ typedef struct Sequencer
 	TimestampTz next_try;
 	int			try_timeout;
 	int			try_pause;
+	TransactionId obstacle;		/* in progress when a try failed: none before it ends */
 	TransactionId *too_early;	/* in progress when the slot was made */
 	int			ntoo_early;
 
@@ -102,6 +103,22 @@ typedef struct Sequencer
 	TimestampTz last_round;
 	double		rate;			/* events per second, smoothed */
 } Sequencer;
+
+/* What the settings of the server, the database or the role must not change. */
+static const struct
+{
+	const char *name;
+	const char *value;
+} own_settings[] = {
+	{"application_name", "daybook sequencer"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+	{"lock_timeout", "0"},
+	{"search_path", "pg_catalog"},
+	{"session_replication_role", "origin"},
+	{"temp_file_limit", "-1"}
+};
 
 static Sequencer seq;
 static DatabaseState *db;
@@ -139,10 +156,9 @@ SequencerStart(void)
 	GapsInit(scan_context);
 	TablesInit();
 
-	/* what a reader has seen in the log must outlive a crash */
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
-		SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("application_name", "daybook sequencer", PGC_USERSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < lengthof(own_settings); i++)
+		SetConfigOption(own_settings[i].name, own_settings[i].value,
+						PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 bool
@@ -212,6 +228,9 @@ begin_round(bool *more)
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+
+	/* what a reader has seen in the log must outlive a crash */
+	ForceSyncCommit();
 
 	/*
 	 * Events of a table that was out of reach, or not in the publication, may
@@ -299,11 +318,16 @@ flush_as_asked(void)
 		XLogFlush(request);
 }
 
-/* Tries for a slot now and then; scanning goes on in between. */
+/*
+ * Tries for a slot now and then; scanning goes on in between.  It stands still
+ * during a try, so none is made while a transaction that the last one waited
+ * for in vain is still there.
+ */
 static void
 try_to_follow(void)
 {
 	char	   *reason = NULL;
+	DecodeStartResult result;
 
 	if (seq.following && !daybook_decoding)
 		proc_exit(0);			/* starts again without */
@@ -324,19 +348,30 @@ try_to_follow(void)
 		set_hint(TablesHint());
 		return;
 	}
-	if (seq.round_started < seq.next_try)
+	if (seq.round_started < seq.next_try ||
+		(TransactionIdIsValid(seq.obstacle) &&
+		 TransactionIdPrecedesOrEquals(GetOldestActiveTransactionId(), seq.obstacle)))
 		return;
 
-	seq.following = DecodeStart(seq.try_timeout, &reason);
-	if (seq.following)
+	result = DecodeStart(seq.try_timeout, &reason);
+	if (result == DECODE_READY)
 	{
+		seq.following = true;
 		set_hint("");
 		seq.catching_up = true;
 		seq.ntoo_early = -1;
 		seq.confirmed = DecodedUpTo();
 		return;
 	}
+	if (result == DECODE_REFUSED && strcmp(db->hint, reason) != 0)
+		ereport(LOG,
+				(errmsg("daybook cannot follow the write-ahead log: %s", reason),
+				 errdetail("New events are looked for by scanning."),
+				 errhint("See daybook.sequencer_status.")));
 	set_hint(reason);
+	pfree(reason);
+	seq.obstacle = result == DECODE_OBSTRUCTED ?
+		GetOldestActiveTransactionId() : InvalidTransactionId;
 	seq.next_try = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), seq.try_pause);
 	seq.try_timeout = Min(seq.try_timeout * 2, LAST_SLOT_TIMEOUT);
 	seq.try_pause = Min(seq.try_pause * 2, LAST_SLOT_PAUSE);

@@ -70,15 +70,15 @@ static void replay_events(StringInfo events, Oid *relid, int64 *id,
 /*
  * Tries to open a slot and to find the point from which it decodes.  That
  * waits for every transaction that is running, each wait at most as long as
- * the timeout says.  False if one was longer or there is no slot to be had;
- * *reason then says so.  Called outside a transaction.
+ * the timeout says.  If it does not come to that, *reason, which is allocated,
+ * says why.  Called outside a transaction.
  */
-bool
+DecodeStartResult
 DecodeStart(int lock_timeout_ms, char **reason)
 {
 	MemoryContext old = CurrentMemoryContext;
 	char		timeout[32];
-	volatile bool ready = false;
+	volatile DecodeStartResult result = DECODE_READY;
 
 	if (decode_context == NULL)
 	{
@@ -96,23 +96,17 @@ DecodeStart(int lock_timeout_ms, char **reason)
 		create_slot();
 		open_decoding();
 		CommitTransactionCommand();
-		ready = true;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
-		MemoryContextSwitchTo(old);
+		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-
-		/* anything else ends the worker */
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			*reason = "waiting for transactions that are in progress before the write-ahead log can be followed";
-		else if (error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED ||
-				 error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
-			*reason = MemoryContextStrdup(TopMemoryContext, error->message);
-		else
-			PG_RE_THROW();
+		result = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
+			DECODE_OBSTRUCTED : DECODE_REFUSED;
+		*reason = pstrdup(result == DECODE_REFUSED ? error->message :
+						  "waiting for transactions that are in progress before the write-ahead log can be followed");
 		FreeErrorData(error);
 		FlushErrorState();
 		abandon_slot();
@@ -120,7 +114,7 @@ DecodeStart(int lock_timeout_ms, char **reason)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-	return ready;
+	return result;
 }
 
 static void

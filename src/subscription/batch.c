@@ -91,6 +91,7 @@ BatchRead(Batch *batch)
 	batch->streams = hash_create("streams of a batch", 64, &ctl,
 								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	batch->by_number = palloc0(sizeof(BatchPartition *) * batch->sub->partitions);
+	batch->any_held = PartitionHasHeld(batch->sub, ALL_PARTITIONS);
 	foreach(lc, batch->partitions)
 		prepare_partition(batch, lfirst(lc));
 	isolate_suspects(batch);
@@ -125,7 +126,7 @@ prepare_partition(Batch *batch, BatchPartition *part)
 	Partition  *partition = part->partition;
 
 	part->read = true;
-	part->has_held = PartitionHasHeld(batch->sub, partition->number);
+	part->has_held = batch->any_held && PartitionHasHeld(batch->sub, partition->number);
 	part->suspicion = DeliveriesSuspicious(&partition->deliveries, partition->position + 1);
 	if (part->has_held)
 	{

@@ -48,6 +48,7 @@ typedef struct Batch
 	Tuplestorestate *rows;		/* of daybook.delivery */
 	TupleDesc	desc;
 
+	bool		any_held;		/* some stream of the subscription is held */
 	HTAB	   *streams;		/* BatchStream by StreamKey */
 	List	   *held;			/* HeldEvent, in order */
 	int			next_held;

@@ -27,7 +27,7 @@ DeliveriesOf(const Deliveries *deliveries, int64 position)
 	int			result = 0;
 
 	for (int i = 0; i < deliveries->count; i++)
-		if (Abs(deliveries->ends[i]) >= position)
+		if (llabs(deliveries->ends[i]) >= position)
 			result++;
 	return result;
 }
@@ -49,14 +49,14 @@ void
 DeliveriesExcuse(Deliveries *deliveries)
 {
 	if (deliveries->count > 0)
-		deliveries->ends[deliveries->count - 1] = -Abs(deliveries->ends[deliveries->count - 1]);
+		deliveries->ends[deliveries->count - 1] = -llabs(deliveries->ends[deliveries->count - 1]);
 }
 
 void
 DeliveriesExcuseAll(Deliveries *deliveries)
 {
 	for (int i = 0; i < deliveries->count; i++)
-		deliveries->ends[i] = -Abs(deliveries->ends[i]);
+		deliveries->ends[i] = -llabs(deliveries->ends[i]);
 }
 
 /* Forgets what has been acknowledged up to a position. */
@@ -66,7 +66,7 @@ DeliveriesSettle(Deliveries *deliveries, int64 upto)
 	int			kept = 0;
 
 	for (int i = 0; i < deliveries->count; i++)
-		if (Abs(deliveries->ends[i]) > upto)
+		if (llabs(deliveries->ends[i]) > upto)
 			deliveries->ends[kept++] = deliveries->ends[i];
 	deliveries->count = kept;
 }

@@ -88,7 +88,7 @@ HeldStreamLoad(const Subscription *sub, const StreamKey *key)
 	return stream;
 }
 
-/* Is any stream of a partition held, or of the subscription if that is -1? */
+/* Is any stream of a partition held, or of all of them? */
 bool
 PartitionHasHeld(const Subscription *sub, int partition)
 {
@@ -156,7 +156,7 @@ HeldStreamsAll(const Subscription *sub)
 	HeldStream *stream;
 	OwnScan		scan;
 
-	begin_due_scan(&scan, sub, -1, InvalidStrategy, InvalidOid, 0);
+	begin_due_scan(&scan, sub, ALL_PARTITIONS, InvalidStrategy, InvalidOid, 0);
 	while ((stream = next_stream(&scan)) != NULL)
 		result = lappend(result, stream);
 	OwnScanEnd(&scan);
@@ -200,7 +200,7 @@ begin_due_scan(OwnScan *scan, const Subscription *sub, int partition,
 {
 	OwnScanInit(scan);
 	OwnScanKeyText(scan, H_SUBSCRIPTION + 1, sub->name);
-	if (partition >= 0)
+	if (partition != ALL_PARTITIONS)
 		OwnScanKey(scan, H_PARTITION + 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(partition));
 	if (strategy != InvalidStrategy)
 		OwnScanKey(scan, H_DUE_AT + 1, strategy, function, TimestampTzGetDatum(time));

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
 #include "subscription/subscription.h"
@@ -61,10 +62,10 @@ typedef struct Failure
 static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
 static List *lock_lease(const Subscription *sub, int64 lease);
 static List *partitions_of_lease(const Subscription *sub, int64 lease);
-static void report_lost_lease(const Subscription *sub, int64 lease) pg_attribute_noreturn();
+pg_noreturn static void report_lost_lease(const Subscription *sub, int64 lease);
 static void check_lease_covers(List *partitions, int64 lease, int64 position);
-static void settle_partition(const Subscription *sub, Partition *partition, int64 upto);
-static void wake_others(const Subscription *sub, const Partition *partition);
+static void settle_partition(const Subscription *sub, Partition *partition, int64 upto,
+							 bool any_held);
 static void find_failed(Failure *failure);
 static void check_was_handed_out(Failure *failure);
 static TimestampTz retry_time(FunctionCallInfo fcinfo, const Failure *failure);
@@ -84,6 +85,7 @@ daybook_ack(PG_FUNCTION_ARGS)
 	int64		lease = PG_GETARG_INT64(1);
 	int64		upto = PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2);
 	List	   *partitions;
+	bool		any_held;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(1))
@@ -91,12 +93,13 @@ daybook_ack(PG_FUNCTION_ARGS)
 	partitions = lock_lease(sub, lease);
 	if (!PG_ARGISNULL(2))
 		check_lease_covers(partitions, lease, upto);
+	any_held = PartitionHasHeld(sub, ALL_PARTITIONS);
 	foreach(lc, partitions)
 	{
 		Partition  *partition = lfirst(lc);
 
 		if (partition->outstanding)
-			settle_partition(sub, partition, upto);
+			settle_partition(sub, partition, upto, any_held);
 	}
 	PG_RETURN_VOID();
 }
@@ -183,8 +186,10 @@ check_lease_covers(List *partitions, int64 lease, int64 position)
 
 /* Acknowledges what was handed out of a partition, up to a position. */
 static void
-settle_partition(const Subscription *sub, Partition *partition, int64 upto)
+settle_partition(const Subscription *sub, Partition *partition, int64 upto, bool any_held)
 {
+	DatabaseState *db = MyDatabaseState();
+	List	   *streams = any_held ? HeldStreamsOut(sub, partition) : NIL;
 	ListCell   *lc;
 
 	if (partition->last_delivered != 0)
@@ -198,23 +203,16 @@ settle_partition(const Subscription *sub, Partition *partition, int64 upto)
 			partition->position = Max(partition->position, upto);
 		DeliveriesSettle(&partition->deliveries, partition->position);
 	}
-	foreach(lc, HeldStreamsOut(sub, partition))
+	foreach(lc, streams)
 		HeldStreamSettle(sub, lfirst(lc), upto);
-	partition->outstanding = partition->last_delivered != 0 ||
-		HeldStreamsOut(sub, partition) != NIL;
+	if (streams != NIL)
+		streams = HeldStreamsOut(sub, partition);
+	partition->outstanding = partition->last_delivered != 0 || streams != NIL;
 	PartitionStore(sub, partition);
-	wake_others(sub, partition);
-}
 
-/* Lets consumers look that found the partition taken, if there may be more in it. */
-static void
-wake_others(const Subscription *sub, const Partition *partition)
-{
-	DatabaseState *db = MyDatabaseState();
-
-	if (!partition->outstanding && db &&
-		(pg_atomic_read_u64(&db->head) > partition->position ||
-		 PartitionHasHeld(sub, partition->number)))
+	/* there may be something for consumers that found the partition taken */
+	if (!partition->outstanding &&
+		(any_held || (db && pg_atomic_read_u64(&db->head) > partition->position)))
 		ConsumersWakeAtCommit();
 }
 

@@ -29,6 +29,7 @@
 #include "utils/array.h"
 
 #define MAX_PARTITIONS			1024
+#define ALL_PARTITIONS			(-1)
 #define MAX_DELIVERY_LIMIT		50
 #define NO_DELIVERY_LIMIT		INT_MAX
 #define MAX_EVENTS_PER_FETCH	100000

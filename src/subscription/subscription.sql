@@ -287,10 +287,10 @@ GRANT SELECT ON daybook.subscription_leases TO PUBLIC;
 CREATE VIEW daybook.subscription_parked AS
 SELECT
 	e.subscription,
-	e.event_table,
-	e.stream_id,
 	e.position,
-	e.id,
+	e.event_table,
+	e.id AS event_id,
+	e.stream_id,
 	CASE
 		WHEN e.position IS DISTINCT FROM t.blocked_at THEN 'queued'
 		WHEN t.blocked_until IS NULL THEN 'parked'
@@ -312,7 +312,7 @@ COMMENT ON VIEW daybook.subscription_parked IS
 GRANT SELECT ON daybook.subscription_parked TO PUBLIC;
 
 CREATE VIEW daybook.subscription_discarded AS
-SELECT d.subscription, d.event_table, d.stream_id, d.position, d.id, d.failure, d.reason, d.discarded_by, d.discarded_at
+SELECT d.subscription, d.position, d.event_table, d.id AS event_id, d.stream_id, d.failure, d.reason, d.discarded_by, d.discarded_at
 FROM daybook.subscription_discard d
 JOIN daybook.subscription s ON s.name = d.subscription
 WHERE daybook.may_consume(s.owner, s.consumers);

@@ -8,10 +8,13 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use IPC::Run;
+use POSIX ();
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_node wait_until all_published wait_for_mode log_faults log_is_right
-  status server_log_lines start_pgbench finish sequencer_pid event_count events_wanted);
+  status server_log_lines start_pgbench finish sequencer_pid event_count events_wanted
+  start_reader stop_readers reader_faults reader_misses kill_backend kill_server start_again);
 
 # A server with the library, ready for logical decoding, and the extension in
 # database postgres.  Options go on top of the configuration.
@@ -70,7 +73,7 @@ sub union_of_tables
 		q{SELECT relation::oid || ' ' || relation FROM daybook.event_table WHERE relation IS NOT NULL});
 
 	return join(' UNION ALL ',
-		map { my ($oid, $name) = split(/ /, $_, 2); "SELECT ${oid}::oid AS tab, id, stream_id, version FROM $name" }
+		map { my ($oid, $name) = split(/ /, $_, 2); "SELECT ${oid}::oid AS tab, id, stream_id COLLATE \"C\" AS stream_id, version FROM $name" }
 		  split(/\n/, $tables));
 }
 
@@ -144,7 +147,7 @@ FROM event e LEFT JOIN entry l USING (tab, id) WHERE l.id IS NULL ORDER BY e.id 
 SELECT 'position ' || l.position || ' has no event (' || l.tab::regclass || ' ' || l.id || ')'
 FROM entry l LEFT JOIN event e USING (tab, id) WHERE l.tab IS NOT NULL AND e.id IS NULL ORDER BY l.position LIMIT 10;
 SELECT 'stream ' || stream_id || ' of ' || tab::regclass || ' has ' || count(*) || ' events up to version ' || max(version)
-FROM event GROUP BY tab, stream_id HAVING count(*) <> max(version) OR min(version) <> 1 OR count(DISTINCT version) <> count(*) LIMIT 10;
+FROM event GROUP BY tab, stream_id HAVING count(*) <> max(version) OR min(version) <> 1 LIMIT 10;
 SELECT 'position ' || position || ' has stream ' || stream_id || ' going back' FROM (
 	SELECT position, stream_id, version, lag(position) OVER (PARTITION BY tab, stream_id ORDER BY version) AS before
 	FROM entry JOIN event USING (tab, id)) s
@@ -200,6 +203,159 @@ sub finish
 	my ($bench) = @_;
 	my $result = IPC::Run::finish($bench->{run});
 	return $result;
+}
+
+# Readers: processes that tail the events of tables orders and invoices in
+# database postgres, over crashes of the server, and keep a record of what they
+# saw in a file.
+
+my %reader_query = (
+	# the log at READ COMMITTED, with a look at each event
+	committed => q{
+		SELECT l.position, l.event_table::oid, l.id, coalesce(o.id, i.id) IS NOT NULL
+		FROM daybook.log l
+			LEFT JOIN orders o ON l.event_table = 'orders'::regclass AND o.id = l.id
+			LEFT JOIN invoices i ON l.event_table = 'invoices'::regclass AND i.id = l.id
+		WHERE l.position > %1$s AND l.position <= %1$s + 5000 ORDER BY l.position},
+	# the log at REPEATABLE READ: its end, then half of the new entries, then the rest
+	repeatable => q{
+		BEGIN ISOLATION LEVEL REPEATABLE READ;
+		SELECT daybook.head() AS head \gset
+		SELECT position, event_table::oid, id, true FROM daybook.log
+		WHERE position > %1$s AND position <= least(%1$s + 2000, (%1$s + :head) / 2) ORDER BY position;
+		SELECT l.position, l.event_table::oid, l.id, coalesce(o.id, i.id) IS NOT NULL
+		FROM daybook.log l
+			LEFT JOIN orders o ON l.event_table = 'orders'::regclass AND o.id = l.id
+			LEFT JOIN invoices i ON l.event_table = 'invoices'::regclass AND i.id = l.id
+		WHERE l.position > least(%1$s + 2000, (%1$s + :head) / 2) AND l.position <= least(%1$s + 4000, :head)
+		ORDER BY l.position;
+		COMMIT},
+	# the tables by id, which is how not to do it
+	naive => q{
+		SELECT id, tab, id, true FROM (
+			SELECT id, 'orders'::regclass::oid AS tab FROM orders WHERE id > %1$s
+			UNION ALL SELECT id, 'invoices'::regclass::oid FROM invoices WHERE id > %1$s) e
+		ORDER BY id LIMIT 5000},
+);
+
+sub start_reader
+{
+	my ($node, $kind) = @_;
+	my %reader = (kind => $kind, file => $node->basedir . "/reader_$kind", stop => $node->basedir . '/stop_readers');
+	my $parent = $$;
+
+	unlink $reader{stop};
+	$reader{pid} = fork() // die "fork: $!";
+	return \%reader if $reader{pid};
+
+	my $last = 0;
+	my $failures = 0;
+	open(my $file, '>', $reader{file}) or POSIX::_exit(1);
+	while (getppid() == $parent)
+	{
+		my $stopping = -e $reader{stop};
+		my ($out, $err) = ('', '');
+		my $status = eval {
+			open(my $query, '>', "$reader{file}.sql") or die $!;
+			print $query sprintf($reader_query{$kind}, $last);
+			close $query;
+			IPC::Run::run([ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1',
+					'-d', $node->connstr('postgres'), '-f', "$reader{file}.sql" ],
+				'<', '/dev/null', '>', \$out, '2>', \$err);
+			$?;
+		} // -1;
+		if ($status == 0)
+		{
+			for my $line (split /\n/, $out)
+			{
+				my ($position, $table, $id, $exists) = split /\|/, $line;
+				print $file join("\t", $position, $table, $id, $exists), "\n";
+				if ($kind ne 'naive' && $position != $last + 1)
+				{
+					print $file "fault: position $position after $last\n";
+				}
+				$last = $position;
+			}
+		}
+		elsif ($status > 0 && $err !~ /connection|starting up|shutting down|recovery|server closed|No such file|terminating|not yet accepting|canceling/)
+		{
+			print $file "fault: $err\n" if ++$failures < 5;
+		}
+		last if $stopping && $status == 0 && $out eq '';
+		usleep(10_000);
+	}
+	close $file;
+	POSIX::_exit(0);
+}
+
+# Lets the readers read to the end.
+sub stop_readers
+{
+	my (@readers) = @_;
+	open(my $stop, '>', $readers[0]->{stop}) or die $!;
+	close $stop;
+	for my $reader (@readers)
+	{
+		waitpid($reader->{pid}, 0);
+		is($?, 0, "the reader ($reader->{kind}) has read to the end");
+	}
+}
+
+# What a reader of the log saw other than the log as it is in the end.
+sub reader_faults
+{
+	my ($node, $reader) = @_;
+	my @faults = grep { /fault/ } split(/\n/, slurp_file($reader->{file}));
+
+	return join("\n", @faults[0 .. ($#faults < 5 ? $#faults : 5)]) if @faults;
+	return $node->safe_psql('postgres', qq{
+CREATE TEMP TABLE seen (position bigint, tab oid, id bigint, has_event boolean);
+\\copy seen FROM '$reader->{file}'
+SELECT CASE WHEN s.position IS NULL THEN 'it missed position ' || l.position
+		WHEN l.position IS NULL THEN 'it saw position ' || s.position || ', which is not there'
+		WHEN NOT s.has_event THEN 'it saw position ' || s.position || ' without its event'
+		ELSE 'it saw event ' || s.id || ' at position ' || s.position || ', where ' || l.id || ' is' END
+FROM seen s FULL JOIN daybook.log l USING (position)
+WHERE s.id IS DISTINCT FROM l.id OR s.tab IS DISTINCT FROM l.event_table::oid OR NOT s.has_event
+ORDER BY position LIMIT 5});
+}
+
+# How many events a reader of the tables has missed.
+sub reader_misses
+{
+	my ($node, $reader) = @_;
+	return $node->safe_psql('postgres', qq{
+CREATE TEMP TABLE seen (position bigint, tab oid, id bigint, has_event boolean);
+\\copy seen FROM '$reader->{file}'
+SELECT count(*) FROM daybook.log l LEFT JOIN seen s ON s.id = l.id AND s.tab = l.event_table::oid WHERE s.id IS NULL});
+}
+
+# Kills one process of the server that a condition on pg_stat_activity selects.
+sub kill_backend
+{
+	my ($node, $signal, $condition) = @_;
+	my ($result, $pid) = $node->psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND $condition ORDER BY random() LIMIT 1");
+
+	return kill $signal, $pid if defined $pid && $pid =~ /^\d+$/;
+	return 0;
+}
+
+# Kills the postmaster; its children follow, leaving everything as it is.
+sub kill_server
+{
+	my ($node) = @_;
+	my $pid = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+
+	$node->kill9;
+	wait_until('the postmaster is gone', sub { !kill(0, $pid) });
+}
+
+# Starts a server that was killed, as soon as its processes have gone.
+sub start_again
+{
+	my ($node) = @_;
+	return wait_until('the server starts', sub { $node->start(fail_ok => 1) });
 }
 
 1;

@@ -2,6 +2,7 @@
 # and whatever is rolled back.
 use strict;
 use warnings;
+use Cwd qw(abs_path);
 use DaybookTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -105,7 +106,7 @@ INSERT INTO naive SELECT 'hot-1', coalesce(max(version), 0) + 1, 'Happened' FROM
 {
 	my $rows = $ENV{DAYBOOK_TEST_EVENTS} ? 1_000_000 : 200_000;
 	my $streams = $rows / 5;
-	my $file = $node->basedir . '/copy.txt';
+	my $file = abs_path($node->basedir) . '/copy.txt';
 
 	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('copied')});
 	open(my $handle, '>', $file) or die $!;

@@ -46,6 +46,47 @@ sub hold_up_round
 	log_is_right($node, 'reading the log during a round harms nothing');
 }
 
+# Marks that run ahead of a scan lose what it has not come to, if the worker
+# ends just then.
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE marks');
+	$node->safe_psql('marks', 'CREATE EXTENSION daybook');
+	$node->safe_psql('marks', q{SELECT daybook.create_event_table('orders')});
+	my $oldest = $node->background_psql('marks');
+	$oldest->query_safe('BEGIN; SELECT pg_current_xact_id()');	# keeps the marks where they are
+	my $bulk = q{INSERT INTO orders (stream_id, type) SELECT 'bulk-' || i % 100, 'Happened' FROM generate_series(1, %s) i};
+	$node->safe_psql('marks', sprintf($bulk, 100_000));
+	my $late = $node->background_psql('marks');
+	$late->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('late', 'Happened')});
+	$node->safe_psql('marks', sprintf($bulk, 100));
+	ok(all_published($node, 'marks'), 'a mass of events is published, one is not');
+
+	my ($launcher) = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
+	kill 'STOP', $launcher;
+	$node->safe_psql('marks', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
+	$late->query_safe('COMMIT');
+	$late->quit;
+	$oldest->query_safe('COMMIT');
+	$oldest->quit;
+	my $low_water = $node->safe_psql('marks', 'SELECT low_water FROM daybook.sequencer_state');
+	my $killer = $node->background_psql('marks');
+	$killer->query_until(qr/begun/, qq{\\echo begun
+DO \$\$
+BEGIN
+	WHILE (SELECT low_water FROM daybook.sequencer_state) = $low_water LOOP
+		PERFORM pg_sleep(0.001);
+	END LOOP;
+	PERFORM pg_terminate_backend(pid) FROM daybook.sequencer_status;
+END \$\$;
+});
+	kill 'CONT', $launcher;
+	$killer->query_safe('SELECT 1');
+	$killer->quit;
+	ok(all_published($node, 'marks', 20), 'a worker that is ended as soon as it has moved its marks loses nothing');
+	log_is_right($node, 'nor does it publish twice', 'marks');
+	$node->safe_psql('postgres', 'DROP DATABASE marks');
+}
+
 # A table that is dropped while the worker waits for a look at it.
 {
 	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('doomed')});
@@ -318,43 +359,6 @@ COMMIT;
 		WHERE l.position > $head + 100 AND l.committed_at < o.recorded_at + '1 ms'}), 0,
 		'from there on in the order and with the times of the commits');
 	log_is_right($node, 'each event once');
-}
-
-# Marks that run ahead of a scan lose what it has not come to, if the worker
-# ends just then.
-{
-	my $oldest = $node->background_psql('postgres');
-	$oldest->query_safe('BEGIN; SELECT pg_current_xact_id()');	# keeps the marks where they are
-	my $bulk = q{INSERT INTO orders (stream_id, type) SELECT 'bulk-' || i % 100, 'Happened' FROM generate_series(1, %s) i};
-	$node->safe_psql('postgres', sprintf($bulk, 100_000));
-	my $late = $node->background_psql('postgres');
-	$late->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('late', 'Happened')});
-	$node->safe_psql('postgres', sprintf($bulk, 100));
-	ok(all_published($node), 'a mass of events is published, one is not');
-
-	my ($launcher) = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
-	kill 'STOP', $launcher;
-	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
-	$late->query_safe('COMMIT');
-	$late->quit;
-	$oldest->query_safe('COMMIT');
-	$oldest->quit;
-	my $low_water = $node->safe_psql('postgres', 'SELECT low_water FROM daybook.sequencer_state');
-	my $killer = $node->background_psql('postgres');
-	$killer->query_until(qr/begun/, qq{\\echo begun
-DO \$\$
-BEGIN
-	WHILE (SELECT low_water FROM daybook.sequencer_state) = $low_water LOOP
-		PERFORM pg_sleep(0.001);
-	END LOOP;
-	PERFORM pg_terminate_backend(pid) FROM daybook.sequencer_status;
-END \$\$;
-});
-	kill 'CONT', $launcher;
-	$killer->query_safe('SELECT 1');
-	$killer->quit;
-	ok(all_published($node, 'postgres', 20), 'a worker that is ended as soon as it has moved its marks loses nothing');
-	log_is_right($node, 'nor does it publish twice');
 }
 
 $node->stop;

@@ -1,0 +1,1 @@
+SELECT write_message(gen_random_uuid()::varchar, 'hot-1', 'OrderPlaced', :payload);

@@ -1,0 +1,115 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Keeping a projection.
+
+add_row batches "a projection that catches up in batches, against the handler's SQL run by hand over the same rows"
+add_row rebuild "rebuild_projection, against the handler's SQL run by hand once over the whole table"
+add_row latency "from COMMIT to the projection's row, at 1000 appends a second, against LISTEN/NOTIFY"
+
+# The handler of balance.sql over other rows than new_events.
+fold_into_balance() {
+	printf '%s' "INSERT INTO balance
+		SELECT stream_id, count(*), sum((data->>'amount')::numeric) FROM $1 GROUP BY stream_id
+		ON CONFLICT (stream_id) DO UPDATE
+		SET events = balance.events + excluded.events, amount = balance.amount + excluded.amount"
+}
+
+# Empties the table; by hand the projection stands still, and the other way round.
+empty_balance() {
+	sql -o /dev/null -c "SELECT daybook.drop_projection(name) FROM daybook.projection_status" \
+		-c "DROP TABLE IF EXISTS balance"
+	if [ "$1" = plain ]; then
+		sql -c "CREATE TABLE balance (stream_id text PRIMARY KEY, events bigint NOT NULL, amount numeric NOT NULL)"
+	fi
+	ask "CHECKPOINT"
+}
+
+catch_up() {
+	local output
+	case $1 in
+	plain)
+		cat >"$work/bench/plain.sql" <<-SQL
+			\set after :n * :per_call
+			\set n :n + 1
+			$(fold_into_balance "plain_event WHERE id > :after AND id <= :after::bigint + :per_call");
+		SQL
+		# shellcheck disable=SC2046
+		output=$(PGOPTIONS="-c synchronous_commit=off" "$bindir/pgbench" $(connection) -n -M prepared -c 1 \
+			-t $(((events + batch - 1) / batch)) -D n=0 -D per_call="$batch" -f "$work/bench/plain.sql" "$database" 2>&1) ||
+			die "pgbench: ${output:0:2000}"
+		;;
+	daybook)
+		sql -o /dev/null -v batch="$batch" -f "$bench/balance.sql"
+		ask_until_true "SELECT position >= $expected_head FROM daybook.projection_status" "the projection"
+		;;
+	esac
+}
+
+# Adds to the tables until they have BULK_EVENTS.
+fill_event_tables() {
+	sql -v events="$BULK_EVENTS" -v streams="$STREAMS" -v payload="$payload" <<-'SQL'
+		INSERT INTO plain_event (stream_id, version, type, data)
+		SELECT 'order-' || 1 + i % :streams, 6 + i / :streams, 'OrderPlaced', :'payload' FROM generate_series(0, :events - 5 * :streams - 1) i;
+		INSERT INTO event (stream_id, type, data)
+		SELECT 'order-' || 1 + i % :streams, 'OrderPlaced', :'payload' FROM generate_series(0, :events - 5 * :streams - 1) i;
+	SQL
+	expected_head=$(sql -c "SELECT count(*) FROM event")
+	sql -c "VACUUM (ANALYZE)"
+	settle
+}
+
+row_batches() {
+	local batch before_each=empty_balance reads_only=yes
+	make_event_tables
+	fill_event_tables
+	for batch in 1000 10000; do
+		take_turns "$expected_head events in batches of $batch" "$expected_head" catch_up plain daybook
+	done
+}
+
+rebuild() {
+	case $1 in
+	plain) sql -c "TRUNCATE balance" -c "$(fold_into_balance plain_event)" ;;
+	daybook)
+		sql -o /dev/null -c "SELECT daybook.rebuild_projection('balance')"
+		ask_until_true "SELECT position >= $expected_head FROM daybook.projection_status" "the projection"
+		;;
+	esac
+}
+
+prepare_rebuild() {
+	empty_balance "$1"
+	if [ "$1" = daybook ]; then
+		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
+		ask_until_true "SELECT position >= $expected_head FROM daybook.projection_status" "the projection"
+	fi
+}
+
+row_rebuild() {
+	local before_each=prepare_rebuild reads_only=yes BULK_EVENTS=$REBUILD_EVENTS ROUNDS=$((ROUNDS < 3 ? ROUNDS : 3))
+	make_event_tables
+	fill_event_tables
+	take_turns "$expected_head events" "$expected_head" rebuild plain daybook
+}
+
+measure_latency() {
+	local line output
+	output=$("$work/bench/latency" "host=$server port=$server_port user=postgres dbname=$database options='-c synchronous_commit=$mode'" \
+		"$1" 1000 "$SECONDS_OF_LATENCY" "$payload") || die "latency: $output"
+	while read -r line; do
+		if [ "$round" -gt 0 ]; then record "${line%% *}" "${line##* }"; fi
+	done < <(grep -E '^p(50|99) ' <<<"$output")
+		rate=$(sed -n 's/^rate //p' <<<"$output")
+	done=$(sed -n 's/^events //p' <<<"$output")
+}
+
+row_latency() {
+	local mode batch=1000
+	"${CC:-gcc}" -O2 -Wall -I"$("$pg_config" --includedir)" -o "$work/bench/latency" "$bench/latency.c" \
+		-L"$("$pg_config" --libdir)" -lpq -lpthread || die "bench/latency.c could not be compiled"
+	for mode in off on; do
+		make_event_tables
+		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
+		sql -c "VACUUM (ANALYZE)"
+		take_turns "synchronous_commit $mode" $((SECONDS_OF_LATENCY * 1000)) measure_latency plain daybook
+	done
+}

@@ -1,0 +1,307 @@
+/*-------------------------------------------------------------------------
+ *
+ * fold_all.c
+ *	  daybook.fold_all(): the states of all streams of an event table.
+ *
+ * One scan of the index goes through all streams, and leaves it only for a
+ * stream that has a snapshot to begin with.  States are computed some at a
+ * time, since the transition runs as the fold's owner and becoming that costs
+ * more than a short stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "event_table/event_table.h"
+#include "fold/fold.h"
+#include "miscadmin.h"
+#include "replay/event_source.h"
+#include "replay/row_function.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(daybook_fold_all);
+PG_FUNCTION_INFO_V1(daybook_fold_all_typed);
+
+/* Columns of the result. */
+#define FOLD_ALL_STREAM_ID	1
+#define FOLD_ALL_VERSION	2
+#define FOLD_ALL_STATE		3
+#define FOLD_ALL_NATTS		3
+
+/*
+ * A batch ends with this many streams, or with the stream in which it reaches
+ * this many events.  The first has one stream, since the caller may not want
+ * more, and each has twice as many as the one before.
+ */
+#define MAX_BATCH_STREAMS	64
+#define MAX_BATCH_EVENTS	1000
+
+typedef struct StreamState
+{
+	text	   *stream_id;
+	int64		version;
+	Datum		state;
+	bool		is_null;
+} StreamState;
+
+typedef struct FoldAll
+{
+	RowSource	source;
+	bool		as_jsonb;
+	FoldRun    *run;
+	Relation	table;
+	StreamReader *reader;
+	SnapshotScan *snapshots;	/* NULL: there are none */
+	text	   *position;		/* stream that the reader was sent after */
+	TupleTableSlot *waiting;	/* first event of the next stream, if it is known */
+	bool		at_end;
+	MemoryContext batch_context;
+	MemoryContext row_context;
+	int			batch_room;
+	int			count;
+	int			next;
+	StreamState batch[MAX_BATCH_STREAMS];
+	TupleTableSlot *slot;
+} FoldAll;
+
+static RowSource *begin_fold_all(const RowCall *call);
+static TupleTableSlot *next_state(RowSource *source);
+static void end_fold_all(RowSource *source);
+static void fill_batch(FoldAll *all);
+static int64 fold_next_stream(FoldAll *all);
+static int64 fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *from);
+static int64 fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event);
+static int64 take_event(FoldAll *all, StreamState *stream, TupleTableSlot *event);
+static text *stream_of(TupleTableSlot *event);
+static bool same_text(const text *a, const text *b);
+
+static const RowFunction FoldAllFunction = {
+	.name = "fold_all",
+	.nargs = 1,
+	.begin = begin_fold_all,
+	.backwards_arg = -1
+};
+
+static const RowFunction FoldAllTypedFunction = {
+	.name = "fold_all",
+	.nargs = 2,
+	.begin = begin_fold_all,
+	.backwards_arg = -1
+};
+
+void
+FoldAllInit(void)
+{
+	RegisterRowFunction(&FoldAllFunction);
+	RegisterRowFunction(&FoldAllTypedFunction);
+}
+
+/* daybook.fold_all(name) */
+Datum
+daybook_fold_all(PG_FUNCTION_ARGS)
+{
+	return ReturnRows(&FoldAllFunction, fcinfo);
+}
+
+/* daybook.fold_all(name, state_type) */
+Datum
+daybook_fold_all_typed(PG_FUNCTION_ARGS)
+{
+	return ReturnRows(&FoldAllTypedFunction, fcinfo);
+}
+
+/* The run is the call's own, since it lasts as long as rows are asked for. */
+static RowSource *
+begin_fold_all(const RowCall *call)
+{
+	FoldAll    *all = palloc0(sizeof(FoldAll));
+	bool		is_typed = call->nargs > 1;
+	FoldDefinition *definition;
+	TupleDesc	desc = CreateTemplateTupleDesc(FOLD_ALL_NATTS);
+
+	RefuseNull(&call->args[0], "name");
+	definition = RequireFoldDefinition(text_to_cstring(DatumGetTextPP(call->args[0].value)));
+	all->source.next = next_state;
+	all->source.end = end_fold_all;
+	all->run = FoldRunMake(definition, CurrentMemoryContext);
+	all->as_jsonb = !is_typed;
+	if (is_typed)
+		RequireStateType(all->run, call->arg_types[1]);
+	all->table = OpenReadableEventTable(definition->event_table);
+	all->reader = StreamReaderBegin(all->table, call->snapshot, false);
+	all->snapshots = SnapshotScanBegin(all->run, all->table, call->snapshot);
+	StreamReaderSeekAfter(all->reader, NULL);
+	all->batch_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all batch",
+											   ALLOCSET_DEFAULT_SIZES);
+	all->row_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all row",
+											 ALLOCSET_DEFAULT_SIZES);
+	all->batch_room = 1;
+
+	TupleDescInitEntry(desc, FOLD_ALL_STREAM_ID, "stream_id", TEXTOID, -1, 0);
+	TupleDescInitEntry(desc, FOLD_ALL_VERSION, "version", INT8OID, -1, 0);
+	TupleDescInitEntry(desc, FOLD_ALL_STATE, "state",
+					   is_typed ? FoldRunStateType(all->run)->oid : JSONBOID, -1, 0);
+	all->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	return &all->source;
+}
+
+static TupleTableSlot *
+next_state(RowSource *source)
+{
+	FoldAll    *all = (FoldAll *) source;
+	TupleTableSlot *slot = all->slot;
+	StreamState *stream;
+
+	ExecClearTuple(slot);
+	MemoryContextReset(all->row_context);
+	if (all->next == all->count)
+		fill_batch(all);
+	if (all->next == all->count)
+		return NULL;
+
+	stream = &all->batch[all->next++];
+	slot->tts_values[FOLD_ALL_STREAM_ID - 1] = PointerGetDatum(stream->stream_id);
+	slot->tts_values[FOLD_ALL_VERSION - 1] = Int64GetDatum(stream->version);
+	slot->tts_values[FOLD_ALL_STATE - 1] = stream->state;
+	memset(slot->tts_isnull, false, FOLD_ALL_NATTS);
+	slot->tts_isnull[FOLD_ALL_STATE - 1] = stream->is_null;
+	if (all->as_jsonb && !stream->is_null)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(all->row_context);
+
+		slot->tts_values[FOLD_ALL_STATE - 1] = StateToJsonb(all->run, stream->state);
+		MemoryContextSwitchTo(caller);
+	}
+	return ExecStoreVirtualTuple(slot);
+}
+
+static void
+end_fold_all(RowSource *source)
+{
+	FoldAll    *all = (FoldAll *) source;
+
+	ExecDropSingleTupleTableSlot(all->slot);
+	if (all->snapshots)
+		SnapshotScanEnd(all->snapshots);
+	StreamReaderEnd(all->reader);
+	table_close(all->table, NoLock);
+}
+
+static void
+fill_batch(FoldAll *all)
+{
+	int64		events = 0;
+
+	all->count = all->next = 0;
+	if (all->at_end)
+		return;
+	MemoryContextReset(all->batch_context);
+	FoldEnter(all->run);
+	while (all->count < all->batch_room && events < MAX_BATCH_EVENTS && !all->at_end)
+		events += fold_next_stream(all);
+	FoldLeave(all->run);
+	all->batch_room = Min(all->batch_room * 2, MAX_BATCH_STREAMS);
+}
+
+/* Adds the next stream to the batch; returns the number of events taken in. */
+static int64
+fold_next_stream(FoldAll *all)
+{
+	TupleTableSlot *event = all->waiting ? all->waiting : StreamReaderNext(all->reader);
+	StreamState *stream = &all->batch[all->count];
+	MemoryContext caller;
+	Snapshotted from;
+	int64		events;
+
+	all->waiting = NULL;
+	if (event == NULL)
+	{
+		all->at_end = true;
+		return 0;
+	}
+	caller = MemoryContextSwitchTo(all->batch_context);
+	stream->stream_id = DatumGetTextPCopy(PointerGetDatum(stream_of(event)));
+	if (all->snapshots &&
+		SnapshotFind(all->snapshots, stream->stream_id, PG_INT64_MAX, DT_NOEND, &from))
+		events = fold_from_snapshot(all, stream, &from);
+	else
+		events = fold_in_passing(all, stream, event);
+	stream->state = FoldState(all->run, &stream->is_null);
+	if (!stream->is_null)
+		stream->state = datumCopy(stream->state, FoldRunStateType(all->run)->by_value,
+								  FoldRunStateType(all->run)->len);
+	MemoryContextSwitchTo(caller);
+	all->count++;
+	return events;
+}
+
+/* Leaves the scan, to come back to it after the stream. */
+static int64
+fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *from)
+{
+	text	   *stream_id = stream->stream_id;
+	TupleTableSlot *event;
+	int64		events = 0;
+
+	FoldBeginWith(all->run, from->state, from->is_null);
+	stream->version = from->version;
+	StreamReaderSeek(all->reader, stream_id, from->version + 1, PG_INT64_MAX,
+					 ForwardScanDirection);
+	while ((event = StreamReaderNext(all->reader)) != NULL)
+		events += take_event(all, stream, event);
+
+	/* the name has to last as long as the scan */
+	if (all->position)
+		pfree(all->position);
+	all->position = MemoryContextAlloc(GetMemoryChunkContext(all), VARSIZE(stream_id));
+	memcpy(all->position, stream_id, VARSIZE(stream_id));
+	StreamReaderSeekAfter(all->reader, all->position);
+	return events;
+}
+
+/* The scan goes on with the event that does not belong to the stream any more. */
+static int64
+fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event)
+{
+	int64		events = 0;
+
+	FoldBegin(all->run);
+	do
+	{
+		events += take_event(all, stream, event);
+		event = StreamReaderNext(all->reader);
+	} while (event && same_text(stream_of(event), stream->stream_id));
+	all->waiting = event;
+	all->at_end = event == NULL;
+	return events;
+}
+
+static int64
+take_event(FoldAll *all, StreamState *stream, TupleTableSlot *event)
+{
+	bool		is_null;
+
+	stream->version = DatumGetInt64(slot_getattr(event, EVENT_VERSION, &is_null));
+	FoldEvent(all->run, event);
+	return 1;
+}
+
+static text *
+stream_of(TupleTableSlot *event)
+{
+	bool		is_null;
+
+	return DatumGetTextPP(slot_getattr(event, EVENT_STREAM_ID, &is_null));
+}
+
+static bool
+same_text(const text *a, const text *b)
+{
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}

@@ -1,0 +1,152 @@
+# The sequencer is ended at any moment, many times, and loses its slot: nothing
+# is missing and nothing is published twice.
+use strict;
+use warnings;
+use DaybookTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $wanted = events_wanted(60_000);
+my $seed = $ENV{DAYBOOK_TEST_SEED} || int(rand(1_000_000));
+srand($seed);
+note "DAYBOOK_TEST_SEED=$seed";
+
+my $node = new_node('interrupted', conf => q{
+fsync = off
+restart_after_crash = on
+});
+$node->safe_psql('postgres', q{
+SELECT daybook.create_event_table('orders');
+SELECT daybook.create_event_table('invoices')});
+
+my $load = {
+	'one@3' => q{
+\set s random(1, 100)
+INSERT INTO orders (stream_id, type) VALUES ('order-:s', 'Happened');
+},
+	'some@2' => q{
+\set s random(1, 100)
+BEGIN;
+INSERT INTO orders (stream_id, type) SELECT 'order-:s', 'Happened' FROM generate_series(1, 10);
+SAVEPOINT a;
+INSERT INTO invoices (stream_id, type) VALUES ('invoice-:s', 'Happened');
+ROLLBACK TO a;
+INSERT INTO invoices (stream_id, type) VALUES ('invoice-:s', 'Happened');
+COMMIT;
+},
+	'many@1' => q{
+\sleep 20 ms
+INSERT INTO invoices (stream_id, type) SELECT 'mass-' || i % 50, 'Happened' FROM generate_series(1, 400) i;
+},
+	'undone@1' => q{
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('undone', 'Happened');
+ROLLBACK;
+},
+};
+
+# The sequencer is terminated again and again, at moments of no plan.
+{
+	my $bench = start_pgbench($node, [ '-c', 6, '-T', 3600 ], $load);
+	my $control = $node->background_psql('postgres');
+	$control->query_safe(q{SELECT FROM pg_create_logical_replication_slot('control', 'test_decoding', true)});
+	my $kills = 0;
+	my ($first, $second, $count) = (0, 0, 0);
+	while (($count = event_count($node)) < $wanted || $kills < 25 || !$second)
+	{
+		$kills += kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
+		usleep(rand(300_000));
+
+		# the control: who reads a slot alone, and loses it on the way
+		if (!$first && $count > $wanted / 3)
+		{
+			$control->query_safe(q{SELECT count(*) FROM pg_logical_slot_get_changes('control', NULL, NULL)});
+			$first = $node->safe_psql('postgres', 'SELECT max(id) FROM orders');
+			$control->quit;
+		}
+		elsif ($first && !$second && $count > $wanted / 2)
+		{
+			$second = $node->safe_psql('postgres', 'SELECT max(id) FROM orders');
+			$control = $node->background_psql('postgres');
+			$control->query_safe(q{SELECT FROM pg_create_logical_replication_slot('control', 'test_decoding', true)});
+		}
+	}
+	$bench->{run}->signal('INT');
+	finish($bench);
+	cmp_ok($kills, '>', 20, "the sequencer was terminated $kills times");
+	ok(all_published($node), 'all events are published');
+	log_is_right($node, 'each once');
+	my $missed = $node->safe_psql('postgres', "SELECT count(*) FROM orders WHERE id BETWEEN $first + 200 AND $second - 200");
+	my $decoded = $control->query_safe(qq{
+		SELECT count(*) FROM pg_logical_slot_get_changes('control', NULL, NULL)
+		WHERE (regexp_match(data, 'orders: INSERT: id\\[bigint\\]:(\\d+)'))[1]::bigint BETWEEN $first + 200 AND $second - 200});
+	$control->quit;
+	cmp_ok($missed - $decoded, '>', 0, "a reader of slots alone would lack " . ($missed - $decoded) . " of $missed events");
+}
+
+# It is killed outright, and takes the server's other processes with it.
+for my $i (1 .. 4)
+{
+	my $before = event_count($node);
+	my $bench = start_pgbench($node, [ '-c', 6, '-T', 3600 ], $load);
+	wait_until('some load', sub { event_count($node) > $before + 1000 });
+	ok(kill_backend($node, 'KILL', q{backend_type = 'daybook sequencer'}), 'the sequencer is killed');
+	finish($bench);
+	wait_until('the server', sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 });
+}
+ok(all_published($node), 'all events are published');
+log_is_right($node, 'each once');
+
+# The slot loses its WAL, while the sequencer does not get on.
+{
+	$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = 16MB\nmax_wal_size = 64MB\nmin_wal_size = 32MB");
+	$node->restart;
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	my $pid = sequencer_pid($node);
+	kill 'STOP', $pid;
+	my $bench = start_pgbench($node, [ '-c', 3, '-t', 100 ], $load);
+	finish($bench);
+	$node->safe_psql('postgres', q{
+		CREATE TABLE elsewhere AS SELECT i, repeat('x', 500) FROM generate_series(1, 200000) i;
+		SELECT pg_switch_wal()});
+	my $checkpoint = $node->background_psql('postgres');
+	$checkpoint->query_until(qr/begun/, "\\echo begun\nCHECKPOINT;\n");
+	ok(wait_until('the checkpointer', sub { server_log_lines($node, qr/terminating process $pid to release replication slot/) }),
+		'the slot is in the way of a checkpoint');
+	kill 'CONT', $pid;
+	$checkpoint->query_safe('SELECT 1');
+	$checkpoint->quit;
+	ok(wait_until('another worker', sub { my $now = sequencer_pid($node); $now ne '' && $now ne $pid }), 'a sequencer without the slot begins');
+	ok(wait_for_mode($node, 'decoding'), 'and gets another');
+	ok(all_published($node), 'all events are published');
+	log_is_right($node, 'each once');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots}), 1, 'no slot is left behind');
+}
+
+# Transactions that are decoded in parts on disk.
+{
+	$node->append_conf('postgresql.conf', 'logical_decoding_work_mem = 64kB');
+	$node->restart;
+	my $before = event_count($node);
+	my $bench = start_pgbench($node, [ '-c', 4, '-T', 3600 ], { spilled => q{
+BEGIN;
+INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Happened' FROM generate_series(1, 1500) i;
+SAVEPOINT a;
+INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Undone' FROM generate_series(1, 1500) i;
+ROLLBACK TO a;
+INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Happened' FROM generate_series(1, 500) i;
+COMMIT;
+} });
+	wait_until('load', sub { event_count($node) > $before + 30_000 });
+	kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
+	$before = event_count($node);
+	wait_until('load', sub { event_count($node) > $before + 30_000 });
+	$bench->{run}->signal('INT');
+	finish($bench);
+	ok(all_published($node), 'transactions larger than logical_decoding_work_mem are published');
+	log_is_right($node, 'each event once');
+}
+
+$node->stop;
+done_testing();
