@@ -48,6 +48,18 @@ COMMENT ON COLUMN daybook.fold_snapshot.recorded_at IS 'when the latest of its e
 COMMENT ON COLUMN daybook.fold_snapshot.fingerprint IS 'hash of what else the state depends on; a snapshot with another one is not used';
 COMMENT ON COLUMN daybook.fold_snapshot.state IS 'the state as PostgreSQL stores it';
 
+-- How far the snapshot worker is with each fold, and what went wrong last.
+CREATE TABLE daybook.fold_progress (
+	fold text COLLATE "C" PRIMARY KEY REFERENCES daybook.fold_definition ON DELETE CASCADE,
+	position bigint NOT NULL,
+	fingerprint bytea,
+	error_at timestamptz,
+	error_stream_id text,
+	error_sqlstate text,
+	error_message text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE daybook.fold_progress IS 'progress of the snapshot worker; read daybook.fold_status';
+
 CREATE FUNCTION daybook.create_fold(
 	name text,
 	event_table regclass,
@@ -145,3 +157,37 @@ AS 'MODULE_PATHNAME', 'daybook_drop_snapshots'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.drop_snapshots(text) IS
 'deletes the snapshots of a fold, which changes no result; returns how many there were';
+
+-- Error texts can show events: for the owner alone.
+CREATE VIEW daybook.fold_status AS
+SELECT
+	d.name,
+	d.owner,
+	d.event_table,
+	d.transition,
+	d.initial,
+	d.snapshot_every,
+	s.snapshots,
+	s.streams,
+	s.bytes,
+	s.last_taken_at,
+	p.position AS snapshot_position,
+	CASE WHEN d.snapshot_every > 0 THEN greatest(daybook.head() - coalesce(p.position, 0), 0) END AS snapshot_lag,
+	p.error_at,
+	p.error_sqlstate,
+	CASE WHEN r.is_owner THEN p.error_stream_id END AS error_stream_id,
+	CASE WHEN r.is_owner THEN p.error_message END AS error_message,
+	d.created_at
+FROM daybook.fold_definition d
+LEFT JOIN daybook.fold_progress p ON p.fold = d.name
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(d.owner, 'USAGE') AS is_owner) r
+CROSS JOIN LATERAL (
+	SELECT
+		pg_catalog.count(*) AS snapshots,
+		pg_catalog.count(DISTINCT f.stream_id) AS streams,
+		coalesce(pg_catalog.sum(pg_catalog.pg_column_size(f.state)), 0)::bigint AS bytes,
+		pg_catalog.max(f.taken_at) AS last_taken_at
+	FROM daybook.fold_snapshot f
+	WHERE f.fold = d.name) s;
+COMMENT ON VIEW daybook.fold_status IS 'folds, their snapshots, and how far the snapshot worker is with them';
+GRANT SELECT ON daybook.fold_status TO PUBLIC;

@@ -28,6 +28,7 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "worker/worker_state.h"
 
 PG_FUNCTION_INFO_V1(daybook_create_fold);
 PG_FUNCTION_INFO_V1(daybook_drop_fold);
@@ -292,7 +293,7 @@ RequireFoldOwner(const FoldDefinition *definition)
 				 errmsg("must be owner of fold \"%s\"", definition->name)));
 }
 
-/* Statement trigger of daybook.fold_definition, for what sessions keep. */
+/* Statement trigger of daybook.fold_definition, for sessions and the snapshot worker. */
 Datum
 daybook_fold_changed(PG_FUNCTION_ARGS)
 {
@@ -303,5 +304,6 @@ daybook_fold_changed(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("daybook.fold_changed must be called by a trigger")));
 	CacheInvalidateRelcache(trigger->tg_relation);
+	SuperviseAtCommit();
 	return PointerGetDatum(NULL);
 }

@@ -84,6 +84,7 @@ struct EventReader
 	MemoryContext chunk_context;
 	Snapshot	snapshot;
 	bool		check_privileges;
+	bool		as_stored;
 	bool		filters;		/* some filter is set */
 	bool		filters_tables;
 	int			event_table_count;
@@ -155,6 +156,7 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	reader->by_id = palloc(sizeof(ChunkEntry *) * CHUNK_MAX_ENTRIES);
 	reader->snapshot = snapshot;
 	reader->check_privileges = check_privileges;
+	reader->as_stored = filter && filter->as_stored;
 	set_event_tables(reader, filter ? filter->event_tables : NULL);
 	make_string_set(&reader->categories, filter ? filter->categories : NULL);
 	make_string_set(&reader->types, filter ? filter->types : NULL);
@@ -427,7 +429,8 @@ open_source(EventReader *reader, SourceTable *source)
 			CheckEventTableReadable(source->relid);
 		source->index = index_open(index, AccessShareLock);
 		source->slot = table_slot_create(source->table, NULL);
-		source->upcasting = UpcastingBegin(source->table);
+		if (!reader->as_stored)
+			source->upcasting = UpcastingBegin(source->table);
 	}
 	return source->table != NULL;
 }

@@ -22,6 +22,7 @@ typedef struct EventFilter
 	ArrayType  *event_tables;	/* regclass[] */
 	ArrayType  *categories;		/* text[]: the part of stream_id before '-' */
 	ArrayType  *types;			/* text[] */
+	bool		as_stored;		/* do not upcast; types are those stored, too */
 } EventFilter;
 
 /* An event and its place in the log. */

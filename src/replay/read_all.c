@@ -71,7 +71,7 @@ begin_read_all(const RowCall *call)
 	const NullableDatum *args = call->args;
 	ReadAll    *read_all = palloc0(sizeof(ReadAll));
 	Oid			row_type = get_rel_type_id(DaybookRelation(LOG_EVENT_TYPE));
-	EventFilter filter;
+	EventFilter filter = {0};
 	int64		after;
 
 	RefuseNull(&args[READ_ALL_AFTER], "after");

@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "daybook.h"
+#include "fold/snapshot_worker.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -75,7 +76,7 @@ daybook_database_worker_main(Datum arg)
 		if (db->supervise || supervise_wait == 0)
 		{
 			db->supervise = false;
-			supervise_wait = ProjectorsSupervise();
+			supervise_wait = shorter(ProjectorsSupervise(), SnapshotWorkerSupervise());
 		}
 		if (wait == 0)
 			continue;
