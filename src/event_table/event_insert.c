@@ -18,10 +18,12 @@
 #include "event_table/tag_locks.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "replication/logicalworker.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
@@ -47,7 +49,9 @@ static Oid	recorded_user = InvalidOid;
 	(VALUE(event, column) = (datum), IS_NULL(event, column) = false)
 
 static Relation check_trigger_call(FunctionCallInfo fcinfo);
+static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
+static void check_restored_id(NewEvent *event);
 static void refuse_given(NewEvent *event, int column, const char *name);
 static bool number_event(NewEvent *event, int64 last_version, Oid stream_index,
 						 int64 *version);
@@ -75,9 +79,9 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 {
 	Relation	rel = check_trigger_call(fcinfo);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const EventTable *table = RequireEventTable(rel);
-	Oid			stream_index = table->stream_index;
 	NewEvent	event = {.rel = rel};
+	const EventTable *table = RequireEventTable(rel);
+	Oid			stream_index;
 	int			depth = DatumGetInt32(pg_trigger_depth(fcinfo));
 	text	   *stream_id;
 	int64		last_version;
@@ -90,6 +94,9 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	event.restoring = daybook_restore ||
 		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
 	check_columns(&event);
+	if (!event.restoring && !table->registered)
+		table = require_registered(rel);
+	stream_index = table->stream_index;
 	stream_id = DatumGetTextPP(VALUE(&event, EVENT_STREAM_ID));
 	SET(&event, EVENT_STREAM_ID, PointerGetDatum(stream_id));
 
@@ -136,6 +143,23 @@ check_trigger_call(FunctionCallInfo fcinfo)
 	return trigger->tg_relation;
 }
 
+/* A table is not after a restore of it alone, or of the schema without the data. */
+static const EventTable *
+require_registered(Relation rel)
+{
+	if (EventTableIsLogged(rel))
+		return RequireEventTable(rel);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("event table \"%s\" is not registered in this database",
+					RelationGetRelationName(rel)),
+			 errdetail("Its events would be missing from daybook.log."),
+			 errhint("A superuser can register it with daybook.register_event_table('%s').",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel))),
+			 errtable(rel)));
+}
+
 /* Refuses what the table's constraints would not, or not in time. */
 static void
 check_columns(NewEvent *event)
@@ -158,10 +182,28 @@ check_columns(NewEvent *event)
 				 errmsg("stream_id and type of an event must not be empty"),
 				 errtable(event->rel)));
 	if (event->restoring)
+	{
+		/* another database's numbers, in the order of its commits: ours are given here */
+		if (IsLogicalWorker())
+			IS_NULL(event, EVENT_ID) = true;
+		check_restored_id(event);
 		return;
+	}
 	refuse_given(event, EVENT_ID, "id");
 	refuse_given(event, EVENT_RECORDED_AT, "recorded_at");
 	refuse_given(event, EVENT_RECORDED_BY, "recorded_by");
+}
+
+static void
+check_restored_id(NewEvent *event)
+{
+	if (!IS_NULL(event, EVENT_ID) && DatumGetInt64(VALUE(event, EVENT_ID)) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("id of an event must be 1 or more"),
+				 errdetail("The id given is " INT64_FORMAT ".",
+						   DatumGetInt64(VALUE(event, EVENT_ID))),
+				 errtablecol(event->rel, EVENT_ID)));
 }
 
 static void
@@ -227,7 +269,9 @@ complete_event(NewEvent *event)
 	TimestampTz now = GetCurrentTimestamp();
 
 	(void) GetCurrentTransactionId();
-	if (IS_NULL(event, EVENT_ID))
+	if (!IS_NULL(event, EVENT_ID))
+		RestoredIdTaken(DatumGetInt64(VALUE(event, EVENT_ID)));
+	else
 		SET(event, EVENT_ID,
 			Int64GetDatum(nextval_internal(GetDaybookOids()->event_id_seq, false)));
 	if (IS_NULL(event, EVENT_RECORDED_AT))
@@ -284,6 +328,7 @@ end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			EventTicketsForget();
 			StreamTailsEnd();
+			RestoredIdsForget();
 			TagLocksEnd();
 			break;
 		default:
@@ -300,5 +345,6 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
 		EventTicketsVoid(subid);
 		StreamTailsForget();
 		TagLocksForget();
+		RestoredIdsForget();
 	}
 }

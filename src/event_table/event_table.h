@@ -37,6 +37,7 @@ typedef struct EventTable
 	Oid			relid;			/* hash key */
 	bool		is_event_table; /* typed table OF daybook.event USING daybook */
 	bool		has_trigger;
+	bool		registered;		/* once seen to be; ask EventTableIsLogged() */
 	Oid			id_index;		/* unique (id) */
 	Oid			stream_index;	/* unique (stream_id, version) */
 	Oid			event_id_index; /* unique (event_id, stream_id), partial */
@@ -53,6 +54,7 @@ typedef enum EventKey
 extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
+extern bool EventTableIsLogged(Relation rel);
 
 /* guard.c */
 extern void GuardInit(void);
@@ -91,6 +93,10 @@ extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot);
 extern void EventTicketReturn(Relation rel, TupleTableSlot *slot);
 extern void EventTicketsVoid(SubTransactionId subid);
 extern void EventTicketsForget(void);
+
+/* restored_id.c */
+extern void RestoredIdTaken(int64 id);
+extern void RestoredIdsForget(void);
 
 /* event_id.c */
 extern bool EventIdIsGiven(const unsigned char *uuid);

@@ -63,6 +63,15 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.create_event_table(text) IS
 'creates an append-only event table, with its keys and its version trigger, owned by the caller';
 
+-- Only for superusers: the rows of a table that was restored without its
+-- trigger may say anything of their origin.
+CREATE FUNCTION daybook.register_event_table(event_table regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'daybook_register_event_table'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.register_event_table(regclass) IS
+'makes an event table that was restored by itself known to the sequencer, which publishes its events';
+REVOKE ALL ON FUNCTION daybook.register_event_table(regclass) FROM PUBLIC;
+
 CREATE FUNCTION daybook.drop_event_table(event_table regclass, force boolean DEFAULT false) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_drop_event_table'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

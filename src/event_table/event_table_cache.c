@@ -15,6 +15,7 @@
 #include "commands/trigger.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
+#include "event_table/registry.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -54,7 +55,26 @@ LookUpEventTable(Relation rel)
 	return entry;
 }
 
-/* The same, with an error for a relation that is not an event table. */
+/*
+ * Is the table in the registry, without which its events would not get into
+ * the log?  Only a yes is noted in the table's entry, since nothing tells of a
+ * row that a restore adds to the registry.
+ */
+bool
+EventTableIsLogged(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	EventTable *entry;
+
+	if (!EventTableIsRegistered(relid))
+		return false;
+	(void) LookUpEventTable(rel);
+	entry = hash_search(cache, &relid, HASH_FIND, NULL);
+	entry->registered = true;
+	return true;
+}
+
+/* LookUpEventTable(), with an error for a relation that is not an event table. */
 const EventTable *
 RequireEventTable(Relation rel)
 {

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -25,16 +26,23 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/varlena.h"
+#include "worker/worker_state.h"
 
 PG_FUNCTION_INFO_V1(daybook_create_event_table);
+PG_FUNCTION_INFO_V1(daybook_register_event_table);
 PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
 static void refuse_extension_script(void);
+static void require_event_table(Oid relid);
+static void require_free_ids(Oid relid);
+static void take_ids(Oid relid);
+static char *qualified_name(Oid relid);
 static void run(const char *command);
 static void require_owner(Oid relid);
 static void require_empty(Oid relid);
@@ -118,6 +126,112 @@ run(const char *command)
 		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
 }
 
+/*
+ * daybook.register_event_table(event_table regclass)
+ *
+ * For a table that came out of a dump by itself.  Its events are published as
+ * if they had been appended now.
+ */
+Datum
+daybook_register_event_table(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+
+	LockRelationOid(relid, ShareRowExclusiveLock);
+	require_event_table(relid);
+	if (EventTableIsRegistered(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("event table \"%s\" is registered already", get_rel_name(relid))));
+	require_free_ids(relid);
+	RegisterEventTable(relid, qualified_name(relid));
+	take_ids(relid);
+	PG_RETURN_VOID();
+}
+
+static void
+require_event_table(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+
+	if (!RequireEventTable(rel)->has_trigger)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event table \"%s\" lacks its version trigger",
+						RelationGetRelationName(rel)),
+				 errhint("Restore it with its triggers.")));
+	table_close(rel, NoLock);
+}
+
+/*
+ * Ids are unique in a database, and the locks see to it that no id is about
+ * to be committed.
+ */
+static void
+require_free_ids(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, RegisteredEventTables())
+	{
+		Oid			other = ((RegisteredTable *) lfirst(lc))->relid;
+		char	   *query;
+
+		LockRelationOid(other, ShareLock);
+		if (get_rel_name(other) == NULL)
+			continue;
+		query = psprintf("SELECT FROM ONLY %s a JOIN ONLY %s b "
+						 "ON a.id OPERATOR(pg_catalog.=) b.id LIMIT 1",
+						 qualified_name(relid), qualified_name(other));
+		SPI_connect();
+		if (SPI_execute(query, false, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not compare ids");
+		if (SPI_processed > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("ids of event table \"%s\" are in use in this database",
+							get_rel_name(relid)),
+					 errdetail("Event table \"%s\" has some of them.", get_rel_name(other)),
+					 errhint("Append its events anew to a table made with daybook.create_event_table(), in the order of their ids.")));
+		SPI_finish();
+	}
+}
+
+/* The table's ids will not be given out, and the sequencer looks for its events. */
+static void
+take_ids(Oid relid)
+{
+	HeapTuple	row;
+	TupleDesc	desc;
+	int64		lowest;
+	int64		highest;
+	bool		is_null;
+
+	SPI_connect();
+	if (SPI_execute(psprintf("SELECT pg_catalog.min(id), pg_catalog.max(id) FROM ONLY %s",
+							 qualified_name(relid)), false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the ids of a table");
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	lowest = DatumGetInt64(SPI_getbinval(row, desc, 1, &is_null));
+	highest = DatumGetInt64(SPI_getbinval(row, desc, 2, &is_null));
+	SPI_finish();
+	if (is_null)
+		return;
+	(void) GetCurrentTransactionId();
+	RestoredIdTaken(highest);
+	if (lowest < highest)
+		RestoredIdTaken(lowest);
+	WakeDatabaseWorkerAtCommit();
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
 /* daybook.drop_event_table(event_table regclass, force boolean DEFAULT false) */
 Datum
 daybook_drop_event_table(PG_FUNCTION_ARGS)
@@ -172,6 +286,5 @@ require_empty(Oid relid)
 			 errmsg("append-only table \"%s\" is not empty", get_rel_name(relid)),
 			 errdetail("Its rows would be lost."),
 			 errhint("Say daybook.drop_event_table('%s', force => true) to drop it with its rows.",
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-												get_rel_name(relid)))));
+					 qualified_name(relid))));
 }

@@ -29,9 +29,6 @@
 
 PG_FUNCTION_INFO_V1(daybook_create_publication);
 
-static void run_as_owner(const char *command, int nargs, Oid *types, Datum *values,
-						 int expected);
-
 #define REGISTRY_TABLE_NO	1
 #define REGISTRY_RELATION	2
 
@@ -45,13 +42,13 @@ RegisterEventTable(Oid relid, const char *created_name)
 	Oid			types[] = {REGCLASSOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(relid), CStringGetTextDatum(created_name)};
 
-	run_as_owner("INSERT INTO daybook.event_table (relation, created_name) VALUES ($1, $2)",
-				 2, types, values, SPI_OK_INSERT);
-	run_as_owner("INSERT INTO daybook.sequencer_state DEFAULT VALUES ON CONFLICT DO NOTHING",
-				 0, NULL, NULL, SPI_OK_INSERT);
-	run_as_owner(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)",
-						  created_name),
-				 0, NULL, NULL, SPI_OK_UTILITY);
+	RunAsOwner("INSERT INTO daybook.event_table (relation, created_name) VALUES ($1, $2)",
+			   2, types, values, SPI_OK_INSERT);
+	RunAsOwner("INSERT INTO daybook.sequencer_state DEFAULT VALUES ON CONFLICT DO NOTHING",
+			   0, NULL, NULL, SPI_OK_INSERT);
+	RunAsOwner(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)",
+						created_name),
+			   0, NULL, NULL, SPI_OK_UTILITY);
 }
 
 /* Log positions keep the number of a table that is gone. */
@@ -61,17 +58,17 @@ UnregisterEventTable(Oid relid)
 	Oid			types[] = {REGCLASSOID};
 	Datum		values[] = {ObjectIdGetDatum(relid)};
 
-	run_as_owner("UPDATE daybook.event_table SET relation = NULL, dropped_at = pg_catalog.clock_timestamp() "
-				 "WHERE relation = $1",
-				 1, types, values, SPI_OK_UPDATE);
+	RunAsOwner("UPDATE daybook.event_table SET relation = NULL, dropped_at = pg_catalog.clock_timestamp() "
+			   "WHERE relation = $1",
+			   1, types, values, SPI_OK_UPDATE);
 }
 
 /*
  * The caller's search_path must not choose what runs with the owner's rights:
  * an operator of its own would be taken for an exact match.
  */
-static void
-run_as_owner(const char *command, int nargs, Oid *types, Datum *values, int expected)
+void
+RunAsOwner(const char *command, int nargs, Oid *types, Datum *values, int expected)
 {
 	int			level = NewGUCNestLevel();
 	Oid			user;
@@ -120,6 +117,19 @@ RegisteredEventTables(void)
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return tables;
+}
+
+/* Does the table stand in the registry, as this transaction sees it? */
+bool
+EventTableIsRegistered(Oid relid)
+{
+	List	   *tables = RegisteredEventTables();
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		if (((RegisteredTable *) lfirst(lc))->relid == relid)
+			return true;
+	return false;
 }
 
 /* Called by the install script: makes the publication a member of the extension. */

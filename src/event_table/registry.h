@@ -20,5 +20,8 @@ typedef struct RegisteredTable
 extern void RegisterEventTable(Oid relid, const char *created_name);
 extern void UnregisterEventTable(Oid relid);
 extern List *RegisteredEventTables(void);
+extern bool EventTableIsRegistered(Oid relid);
+extern void RunAsOwner(const char *command, int nargs, Oid *types, Datum *values,
+					   int expected);
 
 #endif							/* DAYBOOK_REGISTRY_H */

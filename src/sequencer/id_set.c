@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * id_set.c
- *	  A set of event ids.
+ *	  A set of events, by the number of their table and their id.
  *
  * Ids come from a sequence and lie close together, so the set is a hash of
  * bitmaps; a million of them take about 130 kB.
@@ -16,9 +16,15 @@
 
 #define IDS_PER_CHUNK	8192
 
+typedef struct ChunkKey
+{
+	int64		number;			/* id / IDS_PER_CHUNK */
+	int64		table_no;		/* as wide, so that there is no padding */
+} ChunkKey;
+
 typedef struct IdChunk
 {
-	int64		number;			/* hash key: id / IDS_PER_CHUNK */
+	ChunkKey	key;
 	uint64		words[IDS_PER_CHUNK / 64];
 } IdChunk;
 
@@ -34,7 +40,7 @@ IdSetCreate(MemoryContext context)
 	IdSet	   *set = MemoryContextAllocZero(context, sizeof(IdSet));
 	HASHCTL		ctl = {0};
 
-	ctl.keysize = sizeof(int64);
+	ctl.keysize = sizeof(ChunkKey);
 	ctl.entrysize = sizeof(IdChunk);
 	ctl.hcxt = context;
 	set->chunks = hash_create("daybook event ids", 64, &ctl,
@@ -43,12 +49,12 @@ IdSetCreate(MemoryContext context)
 }
 
 void
-IdSetAdd(IdSet *set, int64 id)
+IdSetAdd(IdSet *set, int32 table_no, int64 id)
 {
-	int64		number = id / IDS_PER_CHUNK;
+	ChunkKey	key = {.number = id / IDS_PER_CHUNK, .table_no = table_no};
 	int			bit = id % IDS_PER_CHUNK;
 	bool		found;
-	IdChunk    *chunk = hash_search(set->chunks, &number, HASH_ENTER, &found);
+	IdChunk    *chunk = hash_search(set->chunks, &key, HASH_ENTER, &found);
 
 	if (!found)
 		memset(chunk->words, 0, sizeof(chunk->words));
@@ -57,11 +63,11 @@ IdSetAdd(IdSet *set, int64 id)
 }
 
 bool
-IdSetHas(const IdSet *set, int64 id)
+IdSetHas(const IdSet *set, int32 table_no, int64 id)
 {
-	int64		number = id / IDS_PER_CHUNK;
+	ChunkKey	key = {.number = id / IDS_PER_CHUNK, .table_no = table_no};
 	int			bit = id % IDS_PER_CHUNK;
-	IdChunk    *chunk = hash_search(set->chunks, &number, HASH_FIND, NULL);
+	IdChunk    *chunk = hash_search(set->chunks, &key, HASH_FIND, NULL);
 
 	return chunk && (chunk->words[bit / 64] >> (bit % 64)) & 1;
 }

@@ -15,6 +15,15 @@ COMMENT ON TABLE daybook.sequencer_state IS
 'from where a start of the sequencer looks for events: those with ids up to low_water are in the log or were rolled back, and log entries up to log_position have no higher id';
 SELECT pg_catalog.pg_extension_config_dump('daybook.sequencer_state', '');
 
+-- Written by who restores events with ids that had been given out already,
+-- emptied by the sequencer.
+CREATE TABLE daybook.late_event (
+	from_id bigint NOT NULL
+);
+COMMENT ON TABLE daybook.late_event IS
+'the sequencer has to look again for events with ids from here on, which were restored after it had gone past them';
+SELECT pg_catalog.pg_extension_config_dump('daybook.late_event', '');
+
 CREATE FUNCTION daybook.sequencer_state_now(
 	OUT pid int, OUT mode text, OUT hint text, OUT head bigint, OUT low_water bigint,
 	OUT open_gaps int, OUT sequenced_lsn pg_lsn, OUT decoded_lsn pg_lsn,

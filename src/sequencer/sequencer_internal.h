@@ -28,11 +28,11 @@ extern void LogMergeNote(int64 first_position, int segments, int64 events);
 extern bool LogMergeIsDue(bool idle);
 extern void LogMerge(void);
 
-/* id_set.c: a set of event ids, dense above some id */
+/* id_set.c: a set of events, whose ids are dense above some id */
 typedef struct IdSet IdSet;
 extern IdSet *IdSetCreate(MemoryContext context);
-extern void IdSetAdd(IdSet *set, int64 id);
-extern bool IdSetHas(const IdSet *set, int64 id);
+extern void IdSetAdd(IdSet *set, int32 table_no, int64 id);
+extern bool IdSetHas(const IdSet *set, int32 table_no, int64 id);
 extern int64 IdSetMax(const IdSet *set);
 extern void IdSetFree(IdSet *set);
 

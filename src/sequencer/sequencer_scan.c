@@ -87,7 +87,7 @@ ScanStart(int64 low_water, int64 log_position, MemoryContext context)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (entry.id > low_water)
-			IdSetAdd(known, entry.id);
+			IdSetAdd(known, entry.table_no, entry.id);
 	}
 	LogScanEnd(scan);
 	return Max(low_water, IdSetMax(known));
@@ -183,7 +183,7 @@ note_gaps(ScanBatch *batch, int before, int64 new_highest)
 	if (known == NULL)
 		return;
 	for (int i = before; i < batch->count; i++)
-		if (!IdSetHas(known, batch->events[i].id))
+		if (!IdSetHas(known, batch->events[i].table_no, batch->events[i].id))
 			batch->events[kept++] = batch->events[i];
 	batch->count = kept;
 	if (highest >= IdSetMax(known))

@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 /*
  * The transaction that makes a table can be seen by others shortly before it
@@ -36,6 +37,9 @@
  */
 #define LOCK_TRIES		20
 #define LOCK_PAUSE		1000	/* microseconds */
+
+/* Late events that nobody has told of are looked for after so long, in milliseconds. */
+#define LATE_PAUSE		10000
 
 typedef enum TableState
 {
@@ -52,6 +56,10 @@ static List *foreign = NIL;		/* tables known not to be ours */
 /* What the relcache has said nothing against since. */
 static bool list_valid = false;
 static bool publication_valid = false;
+static bool late_valid = false;
+
+/* When late events were looked for last. */
+static TimestampTz late_looked_at = 0;
 
 static bool all_present = false;	/* the list lacks no table */
 static bool all_published = false;	/* and all are in the publication */
@@ -66,6 +74,8 @@ static const SequencedTable *find_table(Oid relid);
 static bool repair_publication(void);
 static bool repair_table(Oid publication, const SequencedTable *table);
 static bool is_published(Oid publication, Oid relid, bool *exists);
+static bool late_is_due(void);
+static bool lower_marks(void);
 static void run(const char *command);
 
 void
@@ -79,6 +89,7 @@ forget_tables(Datum arg, Oid relid)
 {
 	list_valid = false;
 	publication_valid = false;
+	late_valid = false;
 }
 
 /*
@@ -92,6 +103,8 @@ TablesRefresh(bool scanning)
 	if (scanning || !list_valid || !all_present)
 		read_tables(scanning);
 	if (!publication_valid && repair_publication())
+		return TABLES_REPAIRED;
+	if (late_is_due() && lower_marks())
 		return TABLES_REPAIRED;
 	if (!TablesComplete())
 		was_incomplete = true;
@@ -344,6 +357,41 @@ is_published(Oid publication, Oid relid, bool *exists)
 	}
 	ReleaseSysCache(tuple);
 	return result;
+}
+
+/* A restore brings rows of daybook.late_event without a word. */
+static bool
+late_is_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (late_valid && !TimestampDifferenceExceeds(late_looked_at, now, LATE_PAUSE))
+		return false;
+	late_valid = true;
+	late_looked_at = now;
+	return true;
+}
+
+/*
+ * Were events restored with ids that had been passed?  Then a start from the
+ * marks has to find them.  Nothing is done before there are marks.
+ */
+static bool
+lower_marks(void)
+{
+	bool		lowered;
+
+	SPI_connect();
+	if (SPI_execute("WITH late AS (DELETE FROM daybook.late_event "
+					"WHERE EXISTS (SELECT FROM daybook.sequencer_state) RETURNING from_id), "
+					"lowest AS (SELECT min(from_id) AS id FROM late) "
+					"UPDATE daybook.sequencer_state SET low_water = least(low_water, lowest.id - 1), "
+					"log_position = 0 FROM lowest WHERE lowest.id IS NOT NULL",
+					false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not look for late events");
+	lowered = SPI_processed > 0;
+	SPI_finish();
+	return lowered;
 }
 
 static void
