@@ -47,7 +47,7 @@ COMMIT;
 INSERT INTO frozen (stream_id, type) VALUES ('f', 'T') RETURNING version;
 -- a COPY of many streams in one transaction, without a lock for each
 BEGIN;
-COPY orders (stream_id, type) FROM PROGRAM 'seq -f "many-%g	T" 30000; seq -f "many-%g	T" 30000';
+COPY orders (stream_id, type) FROM PROGRAM 'seq -f "many-%g	T" 10000; seq -f "many-%g	T" 10000';
 SELECT count(*) < 100 AS few_locks FROM pg_locks WHERE pid = pg_backend_pid();
 COMMIT;
 SELECT count(*), count(DISTINCT stream_id), min(version), max(version) FROM orders WHERE stream_id LIKE 'many-%';
