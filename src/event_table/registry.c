@@ -136,8 +136,6 @@ EventTableIsRegistered(Oid relid)
 Datum
 daybook_create_publication(PG_FUNCTION_ARGS)
 {
-	ObjectAddress publication;
-	ObjectAddress extension;
 	int			level;
 
 	if (!creating_extension)
@@ -154,9 +152,19 @@ daybook_create_publication(PG_FUNCTION_ARGS)
 	SPI_finish();
 	AtEOXact_GUC(true, level);
 
-	ObjectAddressSet(publication, PublicationRelationId,
-					 get_publication_oid(DAYBOOK_PUBLICATION, false));
-	ObjectAddressSet(extension, ExtensionRelationId, CurrentExtensionObject);
-	recordDependencyOn(&publication, &extension, DEPENDENCY_EXTENSION);
+	PublicationJoinExtension(get_publication_oid(DAYBOOK_PUBLICATION, false),
+							 CurrentExtensionObject);
 	PG_RETURN_VOID();
+}
+
+/* No command can say this of a publication, not even pg_upgrade's. */
+void
+PublicationJoinExtension(Oid publication, Oid extension)
+{
+	ObjectAddress member;
+	ObjectAddress owner;
+
+	ObjectAddressSet(member, PublicationRelationId, publication);
+	ObjectAddressSet(owner, ExtensionRelationId, extension);
+	recordDependencyOn(&member, &owner, DEPENDENCY_EXTENSION);
 }

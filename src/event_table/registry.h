@@ -21,6 +21,7 @@ extern void RegisterEventTable(Oid relid, const char *created_name);
 extern void UnregisterEventTable(Oid relid);
 extern List *RegisteredEventTables(void);
 extern bool EventTableIsRegistered(Oid relid);
+extern void PublicationJoinExtension(Oid publication, Oid extension);
 extern void RunAsOwner(const char *command, int nargs, Oid *types, Datum *values,
 					   int expected);
 

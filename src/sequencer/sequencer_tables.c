@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "daybook.h"
@@ -298,6 +299,10 @@ repair_publication(void)
 		repaired = true;
 	}
 	ReleaseSysCache(tuple);
+
+	/* pg_upgrade makes an extension's publication anew, and leaves it alone */
+	if (getExtensionOfObject(PublicationRelationId, publication) == InvalidOid)
+		PublicationJoinExtension(publication, GetDaybookOids()->extension);
 	foreach(lc, tables)
 		repaired |= repair_table(publication, lfirst(lc));
 	if (repaired)
