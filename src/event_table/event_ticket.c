@@ -302,19 +302,15 @@ same_text(TupleTableSlot *slot, int attnum, StringInfo expected)
 }
 
 /*
- * After a subtransaction's rollback: what was on its way in it, or in those
- * that it had, is not any more.  A row may still be waiting around it, where
- * another trigger has caught an error.
+ * After a subtransaction's rollback nothing of it is on its way any more, and
+ * its streams are free for others.
  */
 void
 EventTicketsVoid(SubTransactionId subid)
 {
-	for (int i = 0; i < ticket_count; i++)
+	for (int i = ticket_count - 1; i >= 0; i--)
 		if (tickets[i].subid >= subid)
-		{
-			tickets[i].redeemed = true;
-			tickets[i].pinned = false;
-		}
+			drop_ticket(i);
 }
 
 /* At the end of a transaction its locks go by themselves. */

@@ -157,13 +157,15 @@ GapsHas(int64 id)
 	return gap && find_range(gap, id) != NULL;
 }
 
-/* Takes out an id that is missing. */
+/* Takes out an id, unless that has been done: restored tables can share one. */
 void
 GapsTake(int64 id)
 {
 	Gap		   *gap = find_gap(id);
-	IdRange    *range = find_range(gap, id);
+	IdRange    *range = gap ? find_range(gap, id) : NULL;
 
+	if (range == NULL)
+		return;
 	if (id == range->low)
 		range->low++;
 	else if (id == range->high)
