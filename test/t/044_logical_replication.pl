@@ -1,0 +1,92 @@
+# Events come into an event table by logical replication: they keep what they
+# say, and get ids and positions of the database they come to.
+use strict;
+use warnings;
+use DaybookTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $from = new_node('publisher', streaming => 'logical');
+my $to = new_node('subscriber', streaming => 'logical');
+
+$from->safe_psql('postgres', q{
+SELECT daybook.create_event_table('orders');
+SELECT daybook.create_event_table('not_replicated');
+INSERT INTO orders (stream_id, type, data, event_id) SELECT 'o-' || i % 5, 'T', jsonb_build_object('n', i), gen_random_uuid() FROM generate_series(1, 1000) i;
+INSERT INTO not_replicated (stream_id, type) SELECT 'n', 'T' FROM generate_series(1, 500);
+CREATE PUBLICATION events FOR TABLE orders WITH (publish = 'insert');
+});
+$to->safe_psql('postgres', q{
+SELECT daybook.create_event_table('orders');
+SELECT daybook.create_event_table('own');
+INSERT INTO own (stream_id, type) SELECT 'own', 'T' FROM generate_series(1, 700);
+});
+ok(all_published($to), 'the subscriber has events of its own');
+
+my $connection = $from->connstr . ' dbname=postgres';
+$to->safe_psql('postgres', "CREATE SUBSCRIPTION events CONNECTION '$connection' PUBLICATION events");
+$to->wait_for_subscription_sync($from, 'events');
+same_events('the first copy');
+
+# Transactions that commit in another order than that of their ids.
+my $slow = $from->background_psql('postgres');
+$slow->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('slow', 'T'), ('slow', 'T')});
+$from->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) SELECT 'fast-' || i % 3, 'T' FROM generate_series(1, 200) i});
+$to->safe_psql('postgres', q{INSERT INTO own (stream_id, type) VALUES ('own', 'T')});
+$from->wait_for_catchup('events');
+ok(all_published($to), 'what has come is published');
+$to->restart;
+$slow->query_safe('COMMIT');
+$slow->quit;
+same_events('transactions in the order of their commits');
+
+# Where the sequencer scans, too.
+$to->append_conf('postgresql.conf', 'daybook.decoding = off');
+$to->restart;
+my $load = start_pgbench($from, [ '-c', '4', '-T', '3' ],
+	{ append => q{\set s random(1, 20)
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('load-' || :s, 'T');
+INSERT INTO orders (stream_id, type) VALUES ('load-' || :s, 'T');
+END;
+} });
+$to->safe_psql('postgres', q{INSERT INTO own (stream_id, type) VALUES ('own', 'T')}) for 1 .. 20;
+ok(finish($load), 'concurrent appends on the publisher');
+same_events('concurrent transactions');
+
+# What the publisher did to its tables is no matter for the subscriber's history.
+is($to->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'Local') RETURNING version}), '201',
+	'an append on the subscriber takes the next version');
+is($to->safe_psql('postgres', q{SELECT max(id) = (SELECT last_value FROM daybook.event_id_seq) FROM orders}), 't', '... and the next id');
+my ($ret, $out, $err) = $to->psql('postgres', q{INSERT INTO orders (stream_id, type, id) VALUES ('o-1', 'T', 99999)});
+like($err, qr/cannot insert a value into column "id"/, '... and no id given by a client');
+ok(all_published($to), '... and is published');
+log_is_right($to, '... in order');
+
+# Both have now appended version 201: replication stops and says why.
+$from->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'Conflict')});
+ok(wait_until('the conflict', sub { server_log_lines($to, qr/duplicate key value violates unique constraint "orders_stream_id_version_key"/) }),
+	'a version that both have given stops replication');
+
+$to->safe_psql('postgres', 'DROP SUBSCRIPTION events');
+$from->stop;
+$to->stop;
+done_testing();
+
+sub events_of
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', q{
+SELECT stream_id, version, recorded_at, recorded_by, type, schema_version, event_id, data, metadata FROM orders ORDER BY stream_id, version});
+}
+
+sub same_events
+{
+	my ($what) = @_;
+	$from->wait_for_catchup('events');
+	is(events_of($to), events_of($from), "$what: what events say is the same");
+	ok(all_published($to), "$what: all are published by the subscriber's sequencer");
+	log_is_right($to, "$what: in order");
+	return;
+}
