@@ -125,7 +125,6 @@ prepare_partition(Batch *batch, BatchPartition *part)
 {
 	Partition  *partition = part->partition;
 
-	part->read = true;
 	part->has_held = batch->any_held && PartitionHasHeld(batch->sub, partition->number);
 	part->suspicion = DeliveriesSuspicious(&partition->deliveries, partition->position + 1);
 	if (part->has_held)
@@ -216,7 +215,7 @@ isolate_suspects(Batch *batch)
 
 		if (part != first && (first->suspicion > 0 || part->suspicion > 0))
 		{
-			part->read = false;
+			batch->postponed = lappend(batch->postponed, part->partition);
 			batch->partitions = foreach_delete_current(batch->partitions, lc);
 		}
 		else
@@ -224,7 +223,9 @@ isolate_suspects(Batch *batch)
 	}
 	foreach(lc, batch->held)
 	{
-		if (!((HeldEvent *) lfirst(lc))->part->read)
+		BatchPartition *part = ((HeldEvent *) lfirst(lc))->part;
+
+		if (batch->by_number[part->partition->number] == NULL)
 			batch->held = foreach_delete_current(batch->held, lc);
 	}
 	if (first->suspicion >= limit - 1)
@@ -491,7 +492,7 @@ lease_partition(Batch *batch, BatchPartition *part, int lease_partitions,
 	partition->lease_partitions = lease_partitions;
 	partition->lease_end = batch->last_position;
 	partition->outstanding = part->events > 0;
-	partition->consumer = pstrdup(batch->consumer);
+	partition->consumer = unconstify(char *, batch->consumer);
 	partition->leased_at = now;
 	partition->lease_until = until;
 	PartitionStore(batch->sub, partition);

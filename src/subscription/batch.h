@@ -18,7 +18,6 @@ typedef struct BatchPartition
 {
 	Partition  *partition;
 	bool		locked;
-	bool		read;			/* the batch covers it */
 	int64		start;			/* up to here the log has nothing for it but what is in the queue */
 	int64		scanned;		/* the same after the batch */
 	bool		has_held;
@@ -40,6 +39,7 @@ typedef struct Batch
 	const char *consumer;
 	int			max_events;
 	List	   *partitions;		/* BatchPartition */
+	List	   *postponed;		/* Partition: taken out again, to be read by itself or later */
 	BatchPartition **by_number;
 	int64		lease;
 	int			count;

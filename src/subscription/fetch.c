@@ -73,7 +73,6 @@ typedef struct Fetch
 	Subscription *sub;
 	List	   *candidates;		/* Partition, the best first */
 	int			share;			/* of the partitions, for each consumer */
-	int64		head;
 	bool		wrote;			/* something that the commit should not be kept waiting for */
 	bool		again;			/* another consumer was faster, look again */
 	List	   *idle;			/* BatchPartition: read up to a point, with nothing there */
@@ -118,20 +117,23 @@ typedef struct Choice
 {
 	Partition  *partition;
 	Preference	preference;
+	int64		order;			/* among those of the same preference */
 } Choice;
 
 static void fetch_init(Fetch *fetch, FunctionCallInfo fcinfo);
 static int	fetch_round(Fetch *fetch);
-static void load_candidates(Fetch *fetch);
-static void check_not_ahead(Fetch *fetch, List *partitions);
+static void check_positions(Fetch *fetch, List *partitions);
+static void find_candidates(Fetch *fetch, List *partitions);
 static List *live_owners(Fetch *fetch, List *partitions, TimestampTz now);
+static Owner *find_owner(List *owners, const char *name);
 static Preference preference_for(Fetch *fetch, const Partition *partition, List *owners,
 								 TimestampTz now);
 static int	compare_choices(const void *a, const void *b);
 static List *next_group(Fetch *fetch);
 static int	hand_out_group(Fetch *fetch, List *group);
 static Batch *read_batch(Fetch *fetch, List *group);
-static List *changed_partitions(Fetch *fetch, Batch *batch);
+static List *changed_partitions(Fetch *fetch, Batch *batch, MemoryContext context);
+static BatchPartition *copy_idle(const BatchPartition *part);
 static List *lock_partitions(Fetch *fetch, List *parts);
 static void note_idle(Fetch *fetch, int64 distance);
 static void find_next_due(Fetch *fetch);
@@ -154,7 +156,7 @@ daybook_fetch(PG_FUNCTION_ARGS)
 										  ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(round_context);
 	if (fetch.waits)
-		ConsumerWaitBegin();
+		ConsumerWaitBegin(fetch.name);
 	for (;;)
 	{
 		events = fetch_round(&fetch);
@@ -224,6 +226,7 @@ fetch_init(Fetch *fetch, FunctionCallInfo fcinfo)
 static int
 fetch_round(Fetch *fetch)
 {
+	List	   *partitions;
 	List	   *group;
 	int			events = 0;
 
@@ -232,10 +235,13 @@ fetch_round(Fetch *fetch)
 	fetch->again = false;
 	fetch->idle = NIL;
 	fetch->next_due = 0;
-	PushActiveSnapshot(GetLatestSnapshot());
 	SubscriptionLock(fetch->name, AccessShareLock);
 	fetch->sub = SubscriptionForConsumer(fetch->name);
-	load_candidates(fetch);
+	partitions = PartitionLoadAll(fetch->sub);
+	/* taken later than those rows were read, so that it shows what they have passed */
+	PushActiveSnapshot(GetLatestSnapshot());
+	check_positions(fetch, partitions);
+	find_candidates(fetch, partitions);
 	while (events == 0 && (group = next_group(fetch)) != NIL)
 		events = hand_out_group(fetch, group);
 	if (events > 0)
@@ -261,41 +267,11 @@ fetch_round(Fetch *fetch)
  * Which partitions
  */
 
-/* Finds the partitions that this consumer can have, the best first. */
-static void
-load_candidates(Fetch *fetch)
-{
-	List	   *partitions = PartitionLoadAll(fetch->sub);
-	TimestampTz now = GetCurrentTimestamp();
-	List	   *owners = live_owners(fetch, partitions, now);
-	Choice	   *choices = palloc(sizeof(Choice) * (list_length(partitions) + 1));
-	int			n = 0;
-	ListCell   *lc;
-
-	fetch->head = LogHead(GetActiveSnapshot());
-	check_not_ahead(fetch, partitions);
-	fetch->share = (fetch->sub->partitions + list_length(owners) - 1) / list_length(owners);
-	foreach(lc, partitions)
-	{
-		Partition  *partition = lfirst(lc);
-
-		choices[n].partition = partition;
-		choices[n].preference = preference_for(fetch, partition, owners, now);
-		if (choices[n].preference != PARTITION_BUSY)
-			n++;
-		else if (fetch->next_due == 0 || partition->lease_until < fetch->next_due)
-			fetch->next_due = partition->lease_until;
-	}
-	qsort(choices, n, sizeof(Choice), compare_choices);
-	fetch->candidates = NIL;
-	for (int i = 0; i < n; i++)
-		fetch->candidates = lappend(fetch->candidates, choices[i].partition);
-}
-
 /* Waiting for the log to come to such a position would pass over events. */
 static void
-check_not_ahead(Fetch *fetch, List *partitions)
+check_positions(Fetch *fetch, List *partitions)
 {
+	int64		head = LogHead(GetActiveSnapshot());
 	ListCell   *lc;
 
 	if (list_length(partitions) != fetch->sub->partitions)
@@ -308,14 +284,48 @@ check_not_ahead(Fetch *fetch, List *partitions)
 	{
 		Partition  *partition = lfirst(lc);
 
-		if (partition->position > fetch->head)
+		if (partition->position > head)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("subscription \"%s\" is ahead of the log", fetch->name),
 					 errdetail("Its position is " INT64_FORMAT ", and the log ends at " INT64_FORMAT ".",
-							   partition->position, fetch->head),
+							   partition->position, head),
 					 errhint("Drop the subscription and create it anew: it and the log come from different backups.")));
 	}
+}
+
+/* Finds the partitions that this consumer can have, the best first. */
+static void
+find_candidates(Fetch *fetch, List *partitions)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *owners = live_owners(fetch, partitions, now);
+	int			waiting = ConsumersWaiting(fetch->name);
+	int			consumers = Max(list_length(owners), waiting + (fetch->waits ? 0 : 1));
+	Choice	   *choices = palloc(sizeof(Choice) * (list_length(partitions) + 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	fetch->share = (fetch->sub->partitions + consumers - 1) / consumers;
+	foreach(lc, partitions)
+	{
+		Partition  *partition = lfirst(lc);
+		Choice	   *choice = &choices[n];
+
+		choice->partition = partition;
+		choice->preference = preference_for(fetch, partition, owners, now);
+		/* by age, unless several consumers were woken and had better not all begin with the same */
+		choice->order = choice->preference == PARTITION_OWN || waiting < 2 ? partition->position :
+			(partition->number + MyProcPid) % fetch->sub->partitions;
+		if (choice->preference != PARTITION_BUSY)
+			n++;
+		else if (fetch->next_due == 0 || partition->lease_until < fetch->next_due)
+			fetch->next_due = partition->lease_until;
+	}
+	qsort(choices, n, sizeof(Choice), compare_choices);
+	fetch->candidates = NIL;
+	for (int i = 0; i < n; i++)
+		fetch->candidates = lappend(fetch->candidates, choices[i].partition);
 }
 
 /* The consumers whose leases are not over, this one among them. */
@@ -330,18 +340,12 @@ live_owners(Fetch *fetch, List *partitions, TimestampTz now)
 	foreach(lc, partitions)
 	{
 		Partition  *partition = lfirst(lc);
-		Owner	   *owner = NULL;
-		ListCell   *lo;
+		Owner	   *owner;
 
 		if (partition->consumer == NULL || partition->lease_until <= now)
 			continue;
-		foreach(lo, owners)
-		{
-			owner = lfirst(lo);
-			if (strcmp(owner->name, partition->consumer) == 0)
-				break;
-		}
-		if (lo == NULL)
+		owner = find_owner(owners, partition->consumer);
+		if (owner == NULL)
 		{
 			owner = palloc0(sizeof(Owner));
 			owner->name = partition->consumer;
@@ -352,26 +356,32 @@ live_owners(Fetch *fetch, List *partitions, TimestampTz now)
 	return owners;
 }
 
+static Owner *
+find_owner(List *owners, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, owners)
+	{
+		Owner	   *owner = lfirst(lc);
+
+		if (strcmp(owner->name, name) == 0)
+			return owner;
+	}
+	return NULL;
+}
+
 static Preference
 preference_for(Fetch *fetch, const Partition *partition, List *owners, TimestampTz now)
 {
-	int			share = (fetch->sub->partitions + list_length(owners) - 1) / list_length(owners);
-	ListCell   *lc;
-
 	if (partition->consumer != NULL && strcmp(partition->consumer, fetch->consumer) == 0)
 		return PARTITION_OWN;
 	if (partition->consumer == NULL || partition->lease_until <= now)
 		return PARTITION_FREE;
 	if (partition->outstanding)
 		return PARTITION_BUSY;
-	foreach(lc, owners)
-	{
-		Owner	   *owner = lfirst(lc);
-
-		if (owner->partitions > share && strcmp(owner->name, partition->consumer) == 0)
-			return PARTITION_OF_RICHER;
-	}
-	return PARTITION_OF_OTHER;
+	return find_owner(owners, partition->consumer)->partitions > fetch->share ?
+		PARTITION_OF_RICHER : PARTITION_OF_OTHER;
 }
 
 static int
@@ -382,8 +392,8 @@ compare_choices(const void *a, const void *b)
 
 	if (x->preference != y->preference)
 		return x->preference < y->preference ? -1 : 1;
-	if (x->partition->position != y->partition->position)
-		return x->partition->position < y->partition->position ? -1 : 1;
+	if (x->order != y->order)
+		return x->order < y->order ? -1 : 1;
 	return x->partition->number < y->partition->number ? -1 : 1;
 }
 
@@ -409,36 +419,50 @@ next_group(Fetch *fetch)
  * What they have
  */
 
-/* Hands out what a group of partitions has; returns the number of events. */
+/*
+ * Hands out what a group of partitions has; returns the number of events.
+ * What is read takes its own memory: much can go into the queue before there
+ * is something to hand out.
+ */
 static int
 hand_out_group(Fetch *fetch, List *group)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "daybook batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	Batch	   *batch;
 	List	   *changed;
 	TimestampTz now;
 	ListCell   *lc;
+	int			events = 0;
 
 	do
 	{
 		batch = read_batch(fetch, group);
-		changed = changed_partitions(fetch, batch);
+		changed = changed_partitions(fetch, batch, caller);
 		group = lock_partitions(fetch, changed);
 		/* what was read holds if nothing has been taken away from it */
 	} while (list_length(group) != list_length(changed));
-	if (group == NIL)
-		return 0;
 
-	now = GetCurrentTimestamp();
-	BatchLease(batch, now, TimestampTzPlusInterval(now, fetch->lease));
-	fetch->wrote = true;
-	if (batch->count == 0)
+	if (group != NIL)
+	{
+		now = GetCurrentTimestamp();
+		BatchLease(batch, now, TimestampTzPlusInterval(now, fetch->lease));
+		fetch->wrote = true;
+		events = batch->count;
+	}
+	MemoryContextSwitchTo(caller);
+	if (events == 0)
 	{
 		/* there may be more behind what went into the queue */
 		foreach(lc, group)
 			fetch->candidates = lcons(((BatchPartition *) lfirst(lc))->partition,
 									  fetch->candidates);
 	}
-	return batch->count;
+	foreach(lc, batch->postponed)
+		fetch->candidates = lappend(fetch->candidates, lfirst(lc));
+	MemoryContextDelete(context);
+	return events;
 }
 
 static Batch *
@@ -456,29 +480,22 @@ read_batch(Fetch *fetch, List *group)
 		part->locked = ((BatchPartition *) lfirst(lc))->locked;
 		batch->partitions = lappend(batch->partitions, part);
 	}
-	group = list_copy(batch->partitions);
 	batch->sub = fetch->sub;
 	batch->consumer = fetch->consumer;
 	batch->max_events = fetch->max_events;
 	batch->rows = fetch->result->setResult;
 	batch->desc = fetch->result->setDesc;
 	tuplestore_clear(batch->rows);
-	if (group != NIL)
+	if (batch->partitions != NIL)
 		BatchRead(batch);
-	foreach(lc, group)
-	{
-		BatchPartition *part = lfirst(lc);
-
-		if (!part->read)
-			fetch->candidates = lappend(fetch->candidates, part->partition);
-	}
 	return batch;
 }
 
-/* Those partitions of a batch that have something; remembers the others. */
+/* Those partitions of a batch that have something; remembers the others in a context. */
 static List *
-changed_partitions(Fetch *fetch, Batch *batch)
+changed_partitions(Fetch *fetch, Batch *batch, MemoryContext context)
 {
+	MemoryContext batch_context = CurrentMemoryContext;
 	List	   *changed = NIL;
 	ListCell   *lc;
 
@@ -494,12 +511,26 @@ changed_partitions(Fetch *fetch, Batch *batch)
 		if (part->locked)
 			PartitionUnlock(fetch->sub, part->partition->number);
 		remember_scanned(fetch->sub, part);
-		fetch->idle = lappend(fetch->idle, part);
+		MemoryContextSwitchTo(context);
+		fetch->idle = lappend(fetch->idle, copy_idle(part));
+		MemoryContextSwitchTo(batch_context);
 		/* a batch that is full has not come to its end */
 		if (batch->queued > 0)
-			fetch->candidates = lappend(fetch->candidates, part->partition);
+			batch->postponed = lappend(batch->postponed, part->partition);
 	}
 	return changed;
+}
+
+/* What note_idle() and find_next_due() need to know. */
+static BatchPartition *
+copy_idle(const BatchPartition *part)
+{
+	BatchPartition *copy = palloc0(sizeof(BatchPartition));
+
+	copy->partition = part->partition;
+	copy->scanned = part->scanned;
+	copy->has_held = part->has_held;
+	return copy;
 }
 
 /* Returns those that are as they were, and nobody else's until this transaction ends. */

@@ -28,6 +28,12 @@
 #define FIRST_PAUSE			1000
 #define LONGEST_PAUSE		60000
 
+/*
+ * How long a partition is taken for the consumer's who has acknowledged all
+ * of it: others leave it alone if they have enough to do.  In milliseconds.
+ */
+#define CUSTOM_TIME			10000
+
 /* arguments of nack */
 enum
 {
@@ -208,6 +214,9 @@ settle_partition(const Subscription *sub, Partition *partition, int64 upto, bool
 	if (streams != NIL)
 		streams = HeldStreamsOut(sub, partition);
 	partition->outstanding = partition->last_delivered != 0 || streams != NIL;
+	if (!partition->outstanding)
+		partition->lease_until = Min(partition->lease_until,
+									 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CUSTOM_TIME));
 	PartitionStore(sub, partition);
 
 	/* there may be something for consumers that found the partition taken */

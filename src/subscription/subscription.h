@@ -196,10 +196,11 @@ extern void HeldStreamSettle(const Subscription *sub, HeldStream *stream, int64 
 extern int	HeldEventDeliveries(const HeldStream *stream, const QueuedEvent *event);
 
 /* wait.c */
-extern void ConsumerWaitBegin(void);
+extern void ConsumerWaitBegin(const char *subscription);
 extern void ConsumerWaitNote(void);
 extern void ConsumerWaitSleep(TimestampTz until);
 extern void ConsumerWaitEnd(void);
+extern int	ConsumersWaiting(const char *subscription);
 extern void ConsumerLocksPartition(void);
 extern void ConsumerWasRefused(void);
 extern void ConsumerLeavesPartition(void);

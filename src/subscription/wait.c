@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
@@ -28,6 +29,7 @@
 
 /* Where the consumer of this session waits, if it does. */
 static DatabaseState *waiting_in = NULL;
+static int	waiting_for;
 static uint64 head_seen;
 static uint64 changes_seen;
 
@@ -36,6 +38,7 @@ static bool holds_partition = false;
 static bool wake_at_commit = false;
 static uint64 refusals_seen;
 
+static int	counter_of(const char *subscription);
 static void register_callback(void);
 static void end_of_transaction(ResourceReleasePhase phase, bool is_commit,
 							   bool is_top_level, void *arg);
@@ -44,14 +47,16 @@ static DatabaseState *database_or_error(void);
 
 /* The caller is going to look for events and to sleep if there are none. */
 void
-ConsumerWaitBegin(void)
+ConsumerWaitBegin(const char *subscription)
 {
 	DatabaseState *db = database_or_error();
 
 	register_callback();
 	ConsumerWaitEnd();
-	pg_atomic_fetch_add_u32(&db->waiting_consumers, 1);
 	waiting_in = db;
+	waiting_for = counter_of(subscription);
+	pg_atomic_fetch_add_u32(&db->waiting_consumers, 1);
+	pg_atomic_fetch_add_u32(&db->waiting_for[waiting_for], 1);
 	ConsumerWaitNote();
 }
 
@@ -91,8 +96,27 @@ void
 ConsumerWaitEnd(void)
 {
 	if (waiting_in)
+	{
 		pg_atomic_fetch_sub_u32(&waiting_in->waiting_consumers, 1);
+		pg_atomic_fetch_sub_u32(&waiting_in->waiting_for[waiting_for], 1);
+	}
 	waiting_in = NULL;
+}
+
+/* How many there are for a subscription; a few too many if another one shares its counter. */
+int
+ConsumersWaiting(const char *subscription)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	return db ? pg_atomic_read_u32(&db->waiting_for[counter_of(subscription)]) : 0;
+}
+
+static int
+counter_of(const char *subscription)
+{
+	return hash_bytes((const unsigned char *) subscription, strlen(subscription)) %
+		WAITING_CONSUMER_COUNTERS;
 }
 
 /* This transaction is about to get a partition's lock. */

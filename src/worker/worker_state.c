@@ -104,6 +104,8 @@ WorkerStateInit(void)
 			ConditionVariableInit(&db->published);
 			ConditionVariableInit(&db->projected);
 			pg_atomic_init_u32(&db->waiting_consumers, 0);
+			for (int j = 0; j < WAITING_CONSUMER_COUNTERS; j++)
+				pg_atomic_init_u32(&db->waiting_for[j], 0);
 			pg_atomic_init_u64(&db->consumer_changes, 0);
 			pg_atomic_init_u64(&db->consumer_refusals, 0);
 		}

@@ -26,6 +26,7 @@ typedef enum SequencerMode
 } SequencerMode;
 
 #define SEQUENCER_HINT_LEN	256
+#define WAITING_CONSUMER_COUNTERS	64
 
 /*
  * One entry for each database in which the extension was found, or is being
@@ -58,6 +59,7 @@ typedef struct DatabaseState
 
 	/* consumers of subscriptions; those that wait do so for published */
 	pg_atomic_uint32 waiting_consumers;
+	pg_atomic_uint32 waiting_for[WAITING_CONSUMER_COUNTERS];	/* of these, by their subscription's hash */
 	pg_atomic_uint64 consumer_changes;	/* one has let go of what others may fetch */
 	pg_atomic_uint64 consumer_refusals; /* one has found a partition locked */
 } DatabaseState;

@@ -37,8 +37,7 @@ sub start_query
 	return { pid => $pid, file => $file, start => time() } if $pid;
 	open STDOUT, '>', $file;
 	open STDERR, '>&', \*STDOUT;
-	exec('psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql);
-	POSIX::_exit(1);
+	exec('psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql) or POSIX::_exit(1);
 }
 
 # ... and how long that took.
