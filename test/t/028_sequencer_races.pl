@@ -226,7 +226,7 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 	}
 	my $open = $node->background_psql('postgres');
 	$open->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('open-1', 'Happened')});
-	$node->safe_psql('postgres', 'ALTER PUBLICATION daybook DROP TABLE orders');
+	$node->psql('postgres', 'ALTER PUBLICATION daybook DROP TABLE orders');
 	$open->query_safe(q{INSERT INTO orders (stream_id, type) VALUES ('open-2', 'Happened')});
 	append('then');
 	ok(wait_until('the event after', sub {
@@ -236,14 +236,10 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 	$open->quit;
 	ok(all_published($node, 'postgres', 8), 'and none of its own events is lost');
 
-	$node->safe_psql('postgres', 'ALTER PUBLICATION daybook RENAME TO elsewhere');
-	append('renamed') for 1 .. 3;
-	ok(all_published($node, 'postgres', 20), 'without its publication the sequencer scans');
-	ok(wait_until('a hint', sub { status($node, 'hint') =~ /publication/ }, 10), 'and says so');
-	$node->safe_psql('postgres', 'ALTER PUBLICATION elsewhere RENAME TO daybook');
+	isnt($node->psql('postgres', 'ALTER PUBLICATION daybook RENAME TO elsewhere'), 0,
+		'the publication cannot be renamed');
 	append('back');
-	ok(wait_for_mode($node, 'decoding', 'postgres', 90), 'with it, it decodes again');
-	ok(all_published($node), 'with all events');
+	ok(all_published($node), 'all events are there');
 	log_is_right($node, 'each once');
 }
 
