@@ -17,7 +17,7 @@ my $events = $ENV{DAYBOOK_STRESS_EVENTS} || 100_000;
 my $control_events = 5_000;
 my $consumers = 8;
 my $streams = 500;
-my $longest = 600;	# seconds
+my $longest = 600 + $events / 500;	# seconds
 
 my $node = PostgreSQL::Test::Cluster->new('stress');
 $node->init;
