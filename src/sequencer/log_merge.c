@@ -103,19 +103,17 @@ LogMergeNote(int64 first_position, int segments, int64 events)
 		run_start = first_position;
 	run_segments += segments;
 	run_events += events;
-
-	/* rows that are good as they are end the run */
-	if (run_segments >= MERGE_SEGMENTS &&
-		run_events >= run_segments * MERGE_EVENTS_PER_ROW)
-		run_segments = run_events = 0;
 }
 
 /* idle: there is nothing else to do. */
 bool
 LogMergeIsDue(bool idle)
 {
-	return run_segments >= (idle ? MERGE_SEGMENTS_IDLE : MERGE_SEGMENTS) &&
-		run_events < run_segments * MERGE_EVENTS_PER_ROW;
+	/* rows that are good as they are end the run */
+	if ((idle || run_segments >= MERGE_SEGMENTS) &&
+		run_events >= run_segments * MERGE_EVENTS_PER_ROW)
+		run_segments = run_events = 0;
+	return run_segments >= (idle ? MERGE_SEGMENTS_IDLE : MERGE_SEGMENTS);
 }
 
 /* Merges the run, or its beginning, in the current transaction. */

@@ -172,10 +172,11 @@ sub server_log_lines
 	return grep { $_ =~ $pattern } split(/\n/, $log);
 }
 
-# pgbench in the background; scripts is a hash of names (with @weight) and texts.
+# pgbench in the background; scripts is a hash of names (with @weight) and
+# texts, settings are for PGOPTIONS.
 sub start_pgbench
 {
-	my ($node, $options, $scripts, $database) = @_;
+	my ($node, $options, $scripts, $database, $settings) = @_;
 	my @files;
 	my %bench = (out => '', err => '');
 
@@ -189,7 +190,7 @@ sub start_pgbench
 		close $handle;
 		push @files, '-f', $file . ($weight ? "\@$weight" : '');
 	}
-	local $ENV{PGOPTIONS} = $bench{options} || '';
+	local $ENV{PGOPTIONS} = $settings || '';
 	$bench{run} = IPC::Run::start(
 		[ $node->installed_command('pgbench'), '-n', @$options, @files,
 			'-h', $node->host, '-p', $node->port, $database || 'postgres' ],
