@@ -191,7 +191,7 @@ SequencerRound(long *wait)
 		seq.events_since_mark += events;
 		more |= !complete;
 		merge_if_due(events == 0 && !more);
-		if (complete)
+		if (complete && (is_scanning() ? TablesPresent() : TablesComplete()))
 		{
 			advance_marks(events == 0);
 			sequenced = is_scanning() ? PassageEnd(snapshot) : decoded_and_published();
@@ -400,7 +400,7 @@ scan_round(Snapshot snapshot, int *events)
 		MemoryContextSwitchTo(old);
 	}
 	seq.ntoo_early = DropEndedTransactions(snapshot, seq.too_early, seq.ntoo_early);
-	if (complete && seq.ntoo_early == 0)
+	if (complete && seq.ntoo_early == 0 && TablesComplete())
 	{
 		HandOver(snapshot);
 		seq.catching_up = false;
@@ -476,11 +476,19 @@ publish_event(Oid relid, int64 id, void *arg)
 	seq.max_id = Max(seq.max_id, id);
 }
 
-/* The events of all commits up to here are in the log. */
+/*
+ * The events of all commits up to here are in the log.  At the end of a page
+ * that includes the next one's header, behind which the WAL goes on: whoever
+ * waits for all of it asks for that place.
+ */
 static XLogRecPtr
 decoded_and_published(void)
 {
-	return XLogRecPtrIsInvalid(seq.held_back) ? DecodedUpTo() : seq.held_back - 1;
+	XLogRecPtr	decoded = DecodedUpTo();
+
+	if (!XLogRecPtrIsInvalid(seq.held_back))
+		return seq.held_back - 1;
+	return decoded % XLOG_BLCKSZ == 0 ? decoded + SizeOfXLogLongPHD : decoded;
 }
 
 static void
@@ -502,8 +510,6 @@ merge_if_due(bool idle)
 static void
 advance_marks(bool idle)
 {
-	if (!TablesComplete())
-		return;
 	if (seq.next_low_water == 0)
 	{
 		if (seq.max_id <= seq.low_water ||

@@ -66,6 +66,7 @@ typedef enum TablesChange
 extern void TablesInit(void);
 extern TablesChange TablesRefresh(bool scanning);
 extern List *TablesList(void);
+extern bool TablesPresent(void);
 extern bool TablesComplete(void);
 extern const char *TablesHint(void);
 extern int32 TableNumber(Oid relid);

@@ -68,6 +68,7 @@ static bool publication_exists = false;
 static bool was_incomplete = true;	/* since TablesRefresh() told of that */
 
 static void forget_tables(Datum arg, Oid relid);
+static void forget_publication(Datum arg, int cacheid, uint32 hashvalue);
 static void read_tables(bool scanning);
 static TableState examine(Oid relid, bool scanning, bool is_new);
 static bool lock_table(Oid relid, bool is_new);
@@ -83,6 +84,8 @@ void
 TablesInit(void)
 {
 	CacheRegisterRelcacheCallback(forget_tables, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONOID, forget_publication, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONRELMAP, forget_publication, (Datum) 0);
 }
 
 static void
@@ -91,6 +94,12 @@ forget_tables(Datum arg, Oid relid)
 	list_valid = false;
 	publication_valid = false;
 	late_valid = false;
+}
+
+static void
+forget_publication(Datum arg, int cacheid, uint32 hashvalue)
+{
+	publication_valid = false;
 }
 
 /*
@@ -123,7 +132,14 @@ TablesList(void)
 	return tables;
 }
 
-/* Can all tables be scanned and decoded? */
+/* Can all tables be scanned? */
+bool
+TablesPresent(void)
+{
+	return all_present;
+}
+
+/* And decoded? */
 bool
 TablesComplete(void)
 {

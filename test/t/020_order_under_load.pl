@@ -70,6 +70,17 @@ ROLLBACK TO a;
 INSERT INTO orders (stream_id, type) VALUES ('order-:s', 'Last');
 COMMIT;
 },
+	'subtransactions@1' => q{
+DO $$ BEGIN
+	FOR i IN 1 .. 80 LOOP
+		BEGIN
+			INSERT INTO orders (stream_id, type) VALUES ('nested-' || i % 5, 'Nested');
+			IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
+		EXCEPTION WHEN division_by_zero THEN NULL;
+		END;
+	END LOOP;
+END $$;
+},
 	'rollback@2' => q{
 \set s random(1, 200)
 BEGIN;
@@ -160,4 +171,5 @@ like(log_faults($node), qr/committed event .* is missing/, 'a missing event is f
 like(reader_faults($node, $readers[0]), qr/which is not there/, 'and so is a position that a reader saw');
 
 $node->stop;
+is(join("\n", server_log_lines($node, qr/PANIC|TRAP|terminated by signal (?!9:)/)), '', 'nothing has crashed by itself');
 done_testing();

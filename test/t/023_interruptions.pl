@@ -149,4 +149,5 @@ COMMIT;
 }
 
 $node->stop;
+is(join("\n", server_log_lines($node, qr/PANIC|TRAP|terminated by signal (?!9:)/)), '', 'nothing has crashed by itself');
 done_testing();

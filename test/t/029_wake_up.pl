@@ -87,6 +87,23 @@ for my $mode (qw(decoding scanning))
 	ok(all_published($node), 'until it goes on');
 }
 
+# Who waits for all of the WAL does so no longer when it ends with a page.
+{
+	$node->append_conf('postgresql.conf', 'daybook.decoding = on');
+	$node->reload;
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	$node->safe_psql('postgres', q{
+		CREATE TABLE counted (n bigint);
+		SELECT daybook.create_projection('counter', ARRAY['orders'::regclass],
+			'INSERT INTO counted SELECT count(*) FROM new_events', ARRAY['counted'::regclass])});
+	$node->safe_psql('postgres', q{SELECT daybook.wait_for_projection('counter', timeout => '60s')});
+	my ($result, $output, $error) = $node->psql('postgres', q{
+		SELECT FROM pg_switch_wal();
+		SELECT daybook.wait_for_projection('counter', timeout => '5s')});
+	is($error, '', 'the end of a WAL file is passed');
+	$node->safe_psql('postgres', q{SELECT daybook.drop_projection('counter')});
+}
+
 # Idle: a decoding sequencer looks at the WAL every ten seconds, to let go of it.
 $node->append_conf('postgresql.conf', 'daybook.decoding = on');
 $node->reload;
