@@ -344,6 +344,8 @@ repair_table(Oid publication, const SequencedTable *table)
 		publication_valid = all_published = false;
 		return false;
 	}
+	if (is_published(publication, table->relid, &exists))
+		return false;
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->relid)),
 									  get_rel_name(table->relid));
 	if (exists)

@@ -7,6 +7,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $EVENTS = 1000;
+my $lists = 0;
 my $node = new_node('source');
 my $other = new_node('target');
 my $dumps = $node->basedir . '/dumps';
@@ -46,6 +47,17 @@ restore($other, 'pg_restore by sections', sub {
 	my ($db) = @_;
 	pg_restore($other, $db, 'custom', "--section=$_") for ('pre-data', 'data', 'post-data');
 });
+
+# The sequencer has put the tables into its publication when the dump does.
+{
+	my ($last, $rest) = split_list("$dumps/custom", qr/PUBLICATION TABLE/);
+	restore($other, 'pg_restore, publications last', sub {
+		my ($db) = @_;
+		pg_restore($other, $db, 'custom', '-L', $rest);
+		$other->poll_query_until($db, q{SELECT count(*) = 4 FROM pg_publication_rel}) or die 'the sequencer has not put the publication right';
+		pg_restore($other, $db, 'custom', '-L', $last);
+	});
+}
 
 # Into tables that are there with their triggers.
 {
@@ -226,9 +238,10 @@ sub split_list
 {
 	my ($archive, $pattern) = @_;
 	my @lines = split /^/, (run_command([ 'pg_restore', '-l', $archive ]))[0];
-	append_to_file("$dumps/first.list", join '', grep { $_ =~ $pattern } @lines);
-	append_to_file("$dumps/rest.list", join '', grep { $_ !~ $pattern } @lines);
-	return ("$dumps/first.list", "$dumps/rest.list");
+	my $list = "$dumps/" . ++$lists;
+	append_to_file("$list.matching", join '', grep { $_ =~ $pattern } @lines);
+	append_to_file("$list.others", join '', grep { $_ !~ $pattern } @lines);
+	return ("$list.matching", "$list.others");
 }
 
 sub check
