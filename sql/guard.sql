@@ -186,6 +186,14 @@ SELECT attempt('ALTER TABLE fresh SET ACCESS METHOD heap');
 SELECT attempt('DELETE FROM fresh');
 ROLLBACK;
 
+-- who may truncate the whole needs no privilege on the partitions
+GRANT TRUNCATE ON parted TO regress_daybook_owns_one;
+SET ROLE regress_daybook_owns_one;
+TRUNCATE parted;
+TRUNCATE parted_1;
+RESET ROLE;
+SELECT count(*) FROM parted;
+
 -- detaching in two transactions leaves the partition hidden after the first
 ALTER TABLE parted DETACH PARTITION parted_1 CONCURRENTLY;
 SELECT count(*) FROM parted;

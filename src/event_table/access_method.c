@@ -17,6 +17,7 @@
 #include "catalog/pg_am.h"
 #include "compat.h"
 #include "event_table/event_table.h"
+#include "event_table/guard.h"
 #include "fmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -31,6 +32,7 @@ static TableAmRoutine routine;
 static void refuse_change(Relation rel, const char *command);
 static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
+static void refuse_storage(Relation rel, char persistence);
 static void accept_row(Relation rel, TupleTableSlot *slot);
 
 /* SELECT ... FOR UPDATE and the like stay heap's: they write no data. */
@@ -212,11 +214,43 @@ daybook_relation_toast_am(Relation rel)
 	return HEAP_TABLE_AM_OID;
 }
 
-/* History must survive a crash, and a materialized view rewrites itself. */
+/*
+ * A table that stands in the catalogs gets new storage, or loses what it has,
+ * by TRUNCATE alone, whoever runs it: logical replication does without the
+ * object access hook.  The table is locked.  An empty one may be truncated:
+ * pg_restore -j does so with those that it has just made.
+ */
+static void
+refuse_truncate(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	if (TableIsProtected(relid) && !EventTableIsEmpty(relid))
+		RefuseDdl(relid, "truncate", HINT_DROP);
+}
+
 static void
 daybook_relation_set_new_filelocator(Relation rel, const RelFileLocator *newrlocator,
 									 char persistence, TransactionId *freezeXid,
 									 MultiXactId *minmulti)
+{
+	refuse_storage(rel, persistence);
+	refuse_truncate(rel);
+	GetHeapamTableAmRoutine()->relation_set_new_filelocator(rel, newrlocator,
+															persistence, freezeXid,
+															minmulti);
+}
+
+static void
+daybook_relation_nontransactional_truncate(Relation rel)
+{
+	refuse_truncate(rel);
+	GetHeapamTableAmRoutine()->relation_nontransactional_truncate(rel);
+}
+
+/* History must survive a crash, and a materialized view rewrites itself. */
+static void
+refuse_storage(Relation rel, char persistence)
 {
 	if (persistence == RELPERSISTENCE_UNLOGGED)
 		ereport(ERROR,
@@ -232,9 +266,6 @@ daybook_relation_set_new_filelocator(Relation rel, const RelFileLocator *newrloc
 				 errmsg("materialized view \"%s\" cannot use access method daybook",
 						RelationGetRelationName(rel)),
 				 errhint("Use access method heap.")));
-	GetHeapamTableAmRoutine()->relation_set_new_filelocator(rel, newrlocator,
-															persistence, freezeXid,
-															minmulti);
 }
 
 Datum
@@ -253,6 +284,7 @@ daybook_access_method_handler(PG_FUNCTION_ARGS)
 		routine.index_validate_scan = daybook_index_validate_scan;
 		routine.relation_toast_am = daybook_relation_toast_am;
 		routine.relation_set_new_filelocator = daybook_relation_set_new_filelocator;
+		routine.relation_nontransactional_truncate = daybook_relation_nontransactional_truncate;
 	}
 	PG_RETURN_POINTER(&routine);
 }

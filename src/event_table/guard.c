@@ -6,8 +6,8 @@
  * The hook sees every change of the catalogs whatever the role, the command
  * that caused it (DROP SCHEMA CASCADE, DROP OWNED, ALTER TYPE ... CASCADE) or
  * session_replication_role.  Drops are looked at here, what is created and
- * altered in guard_alter.c.  A superuser who writes catalogs by hand is not
- * stopped.
+ * altered in guard_alter.c; TRUNCATE is met by the access method.  A superuser
+ * who writes catalogs by hand is not stopped.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,14 +38,11 @@ static Oid	drop_allowed = InvalidOid;
 
 static void guard_object_access(ObjectAccessType access, Oid class_id,
 								Oid object_id, int sub_id, void *arg);
-static void guard_truncate(Oid relid);
 static void guard_drop(Oid class_id, Oid object_id, int sub_id, int flags);
 static void guard_drop_relation(Oid relid, int sub_id);
 static void guard_drop_index(Oid index, Oid table);
 static void guard_drop_constraint(Oid constraint_id);
 static void guard_drop_trigger(Oid trigger_id);
-
-#define HINT_DROP	"Use daybook.drop_event_table(name, force => true) to drop the table with its rows."
 
 void
 GuardInit(void)
@@ -94,9 +91,6 @@ guard_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 
 	switch (access)
 	{
-		case OAT_TRUNCATE:
-			guard_truncate(object_id);
-			break;
 		case OAT_DROP:
 			guard_drop(class_id, object_id, sub_id,
 					   ((ObjectAccessDrop *) arg)->dropflags);
@@ -111,14 +105,6 @@ guard_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		default:
 			break;
 	}
-}
-
-/* pg_restore -j truncates tables that it has just made: an empty one may be. */
-static void
-guard_truncate(Oid relid)
-{
-	if (TableIsProtected(relid) && !EventTableIsEmpty(relid))
-		RefuseDdl(relid, "truncate", HINT_DROP);
 }
 
 /* Looks at what is committed now, whatever the transaction's snapshot sees. */

@@ -14,6 +14,7 @@
 /* Which columns of an event must have a value. */
 #define EventColumnIsRequired(attnum)	((attnum) <= EVENT_DATA)
 
+#define HINT_DROP		"Use daybook.drop_event_table(name, force => true) to drop the table with its rows."
 #define HINT_NOT_NULL	"Every event has a value there; only metadata and tags may be null."
 
 /* guard.c */

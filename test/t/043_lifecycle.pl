@@ -54,8 +54,13 @@ for my $statement (q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'T')},
 	($ret, $out, $err) = $node->psql('postgres', $statement);
 	like($err, qr/daybook is not loaded by the server.*shared_preload_libraries/s, "refused: $statement");
 }
-for my $statement ('UPDATE orders SET type = 1', 'DELETE FROM audit', 'TRUNCATE orders', 'DROP TABLE orders', 'DROP TABLE audit',
-	'ALTER TABLE orders SET ACCESS METHOD heap', 'ALTER TABLE audit DROP COLUMN id', 'ALTER TABLE orders DISABLE TRIGGER ALL')
+for my $statement ('UPDATE orders SET type = 1', 'DELETE FROM audit', 'TRUNCATE orders', 'TRUNCATE audit')
+{
+	($ret, $out, $err) = $node->psql('postgres', $statement);
+	like($err, qr/append-only table/, "refused: $statement");
+}
+for my $statement ('DROP TABLE orders', 'DROP TABLE audit', 'ALTER TABLE orders SET ACCESS METHOD heap',
+	'ALTER TABLE audit DROP COLUMN id', 'ALTER TABLE orders DISABLE TRIGGER ALL')
 {
 	# whoever has opened a table of the access method has the library
 	($ret, $out, $err) = $node->psql('postgres', "SELECT FROM audit LIMIT 0; $statement");

@@ -64,6 +64,22 @@ like($err, qr/cannot insert a value into column "id"/, '... and no id given by a
 ok(all_published($to), '... and is published');
 log_is_right($to, '... in order');
 
+# A plain table on the publisher's side may be emptied; its copy is history.
+$from->safe_psql('postgres', q{
+CREATE TABLE plain (id int PRIMARY KEY);
+INSERT INTO plain VALUES (1);
+CREATE PUBLICATION plain FOR TABLE plain;
+});
+$to->safe_psql('postgres', qq{
+CREATE TABLE plain (id int PRIMARY KEY) USING daybook;
+});
+$to->safe_psql('postgres', "CREATE SUBSCRIPTION plain CONNECTION '$connection' PUBLICATION plain");
+$to->wait_for_subscription_sync($from, 'plain');
+$from->safe_psql('postgres', 'TRUNCATE plain');
+ok(wait_until('the refusal', sub { server_log_lines($to, qr/cannot truncate append-only table "plain"/) }), 'TRUNCATE does not come through');
+is($to->safe_psql('postgres', 'SELECT count(*) FROM plain'), '1', '... and the row stays');
+$to->safe_psql('postgres', 'DROP SUBSCRIPTION plain');
+
 # Both have now appended version 201: replication stops and says why.
 $from->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'Conflict')});
 ok(wait_until('the conflict', sub { server_log_lines($to, qr/unique (constraint|index) "orders_stream_id_version_key"/) }),
