@@ -43,6 +43,7 @@ CREATE TABLE daybook.event_table (
 );
 COMMENT ON TABLE daybook.event_table IS 'registry of the event tables of this database';
 SELECT pg_catalog.pg_extension_config_dump('daybook.event_table', '');
+GRANT SELECT ON daybook.event_table TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('daybook.event_table_table_no_seq', '');
 
 CREATE FUNCTION daybook.event_id_given(event_id uuid) RETURNS boolean

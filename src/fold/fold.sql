@@ -191,3 +191,101 @@ CROSS JOIN LATERAL (
 	WHERE f.fold = d.name) s;
 COMMENT ON VIEW daybook.fold_status IS 'folds, their snapshots, and how far the snapshot worker is with them';
 GRANT SELECT ON daybook.fold_status TO PUBLIC;
+
+-- Time travel.
+
+-- Members of an object, or elements of an array under their numbers from 0.
+CREATE FUNCTION daybook.jsonb_members(value jsonb, OUT key text, OUT member jsonb) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+	SELECT o.key, o.value
+	FROM pg_catalog.jsonb_each(CASE pg_catalog.jsonb_typeof(jsonb_members.value) WHEN 'object' THEN jsonb_members.value END) o
+	UNION ALL
+	SELECT (a.ordinality - 1)::text, a.value
+	FROM pg_catalog.jsonb_array_elements(CASE pg_catalog.jsonb_typeof(jsonb_members.value) WHEN 'array' THEN jsonb_members.value END)
+		WITH ORDINALITY a;
+END;
+COMMENT ON FUNCTION daybook.jsonb_members(jsonb) IS 'members of an object, or elements of an array';
+
+-- Where both sides are objects, or both arrays, their members are compared.
+CREATE FUNCTION daybook.jsonb_diff(before jsonb, after jsonb, OUT path text[], OUT before_value jsonb, OUT after_value jsonb)
+RETURNS SETOF record
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+	WITH RECURSIVE difference(path, b, a) AS (
+		SELECT '{}'::text[], jsonb_diff.before, jsonb_diff.after
+		WHERE jsonb_diff.before IS DISTINCT FROM jsonb_diff.after
+		UNION ALL
+		SELECT d.path || m.key, m.b, m.a
+		FROM difference d
+		CROSS JOIN LATERAL (
+			SELECT coalesce(x.key, y.key) AS key, x.member AS b, y.member AS a
+			FROM daybook.jsonb_members(d.b) x
+			FULL JOIN daybook.jsonb_members(d.a) y ON x.key = y.key) m
+		WHERE pg_catalog.jsonb_typeof(d.b) = pg_catalog.jsonb_typeof(d.a)
+			AND pg_catalog.jsonb_typeof(d.b) IN ('object', 'array')
+			AND m.b IS DISTINCT FROM m.a)
+	SELECT d.path, d.b, d.a
+	FROM difference d
+	WHERE pg_catalog.jsonb_typeof(d.b) IS DISTINCT FROM pg_catalog.jsonb_typeof(d.a)
+		OR pg_catalog.jsonb_typeof(d.b) NOT IN ('object', 'array')
+	ORDER BY d.path;
+END;
+COMMENT ON FUNCTION daybook.jsonb_diff(jsonb, jsonb) IS
+'what differs between two values: paths, and what stands there before and after; null where nothing does';
+
+CREATE FUNCTION daybook.diff(
+	fold text,
+	stream_id text,
+	from_version bigint,
+	to_version bigint DEFAULT NULL,
+	OUT path text[],
+	OUT before jsonb,
+	OUT after jsonb)
+RETURNS SETOF record
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+	SELECT d.path, d.before_value, d.after_value
+	FROM daybook.jsonb_diff(
+		daybook.fold(diff.fold, diff.stream_id, to_version => diff.from_version, until => NULL::timestamptz),
+		daybook.fold(diff.fold, diff.stream_id, to_version => diff.to_version, until => NULL::timestamptz)) d;
+END;
+COMMENT ON FUNCTION daybook.diff(text, text, bigint, bigint) IS
+'how the state of a stream differs between two versions, the second of which is the present one if it is not given';
+
+CREATE FUNCTION daybook.history(
+	stream_id text,
+	event_table regclass DEFAULT NULL,
+	OUT table_name regclass,
+	OUT version bigint,
+	OUT recorded_at timestamptz,
+	OUT who text,
+	OUT type text,
+	OUT summary text,
+	OUT why text)
+RETURNS SETOF record
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
+BEGIN ATOMIC
+	SELECT
+		t.relation,
+		e.version,
+		e.recorded_at,
+		coalesce(e.metadata ->> 'actor', e.recorded_by),
+		e.type,
+		CASE WHEN pg_catalog.length(s.line) > 100 THEN pg_catalog.left(s.line, 97) || '...' ELSE s.line END,
+		e.metadata ->> 'reason'
+	FROM daybook.event_table t
+	CROSS JOIN LATERAL daybook.recorded(t.relation, history.stream_id) e
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN pg_catalog.jsonb_typeof(e.data) = 'object'
+			THEN coalesce((SELECT pg_catalog.string_agg(m.key || ': ' || coalesce(m.value, 'null'), ', ')
+				FROM pg_catalog.jsonb_each_text(e.data) m), '')
+			ELSE e.data::text END AS line
+		OFFSET 0) s
+	WHERE t.relation IS NOT NULL
+		AND (history.event_table IS NULL OR t.relation = history.event_table)
+		AND (history.event_table IS NOT NULL OR pg_catalog.has_table_privilege(t.relation, 'SELECT'))
+	ORDER BY e.recorded_at, e.id;
+END;
+COMMENT ON FUNCTION daybook.history(text, regclass) IS
+'who did what, when and why in a stream, as it was recorded; in all event tables if none is given';

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(daybook_replay);
+PG_FUNCTION_INFO_V1(daybook_recorded);
 PG_FUNCTION_INFO_V1(daybook_stream_version);
 
 /* Arguments of daybook.replay. */
@@ -30,6 +31,9 @@ enum
 	REPLAY_NARGS
 };
 
+/* daybook.recorded has the first of them. */
+#define RECORDED_NARGS		(REPLAY_STREAM_ID + 1)
+
 /* A replay in progress. */
 typedef struct Replay
 {
@@ -39,6 +43,8 @@ typedef struct Replay
 } Replay;
 
 static RowSource *begin_replay(const RowCall *call);
+static RowSource *begin_recorded(const RowCall *call);
+static Replay *open_stream(const RowCall *call, bool as_stored);
 static TupleTableSlot *next_replayed(RowSource *source);
 static void end_replay(RowSource *source);
 
@@ -49,6 +55,20 @@ const RowFunction ReplayFunction = {
 	.order_column = EVENT_VERSION,
 	.backwards_arg = REPLAY_BACKWARDS
 };
+
+const RowFunction RecordedFunction = {
+	.name = "recorded",
+	.nargs = RECORDED_NARGS,
+	.begin = begin_recorded,
+	.order_column = EVENT_VERSION,
+	.backwards_arg = -1
+};
+
+Datum
+daybook_recorded(PG_FUNCTION_ARGS)
+{
+	return ReturnRows(&RecordedFunction, fcinfo);
+}
 
 Datum
 daybook_replay(PG_FUNCTION_ARGS)
@@ -79,30 +99,47 @@ static RowSource *
 begin_replay(const RowCall *call)
 {
 	const NullableDatum *args = call->args;
-	Replay	   *replay = palloc0(sizeof(Replay));
+	Replay	   *replay = open_stream(call, false);
 	int64		from_version = 1;
 	int64		to_version = PG_INT64_MAX;
 	bool		backwards = false;
 
-	RefuseNull(&args[REPLAY_EVENT_TABLE], "event_table");
-	RefuseNull(&args[REPLAY_STREAM_ID], "stream_id");
 	if (!args[REPLAY_FROM_VERSION].isnull)
 		from_version = DatumGetInt64(args[REPLAY_FROM_VERSION].value);
 	if (!args[REPLAY_TO_VERSION].isnull)
 		to_version = DatumGetInt64(args[REPLAY_TO_VERSION].value);
 	if (!args[REPLAY_BACKWARDS].isnull)
 		backwards = DatumGetBool(args[REPLAY_BACKWARDS].value);
-
-	replay->source.next = next_replayed;
-	replay->source.end = end_replay;
-	replay->table = OpenReadableEventTable(DatumGetObjectId(args[REPLAY_EVENT_TABLE].value));
-	replay->reader = StreamReaderBegin(replay->table, call->snapshot, false);
 	if (!args[REPLAY_UNTIL].isnull)
 		StreamReaderUntil(replay->reader, DatumGetTimestampTz(args[REPLAY_UNTIL].value));
 	StreamReaderSeek(replay->reader, DatumGetTextPP(args[REPLAY_STREAM_ID].value),
 					 from_version, to_version,
 					 backwards ? BackwardScanDirection : ForwardScanDirection);
 	return &replay->source;
+}
+
+static RowSource *
+begin_recorded(const RowCall *call)
+{
+	Replay	   *replay = open_stream(call, true);
+
+	StreamReaderSeek(replay->reader, DatumGetTextPP(call->args[REPLAY_STREAM_ID].value),
+					 1, PG_INT64_MAX, ForwardScanDirection);
+	return &replay->source;
+}
+
+static Replay *
+open_stream(const RowCall *call, bool as_stored)
+{
+	Replay	   *replay = palloc0(sizeof(Replay));
+
+	RefuseNull(&call->args[REPLAY_EVENT_TABLE], "event_table");
+	RefuseNull(&call->args[REPLAY_STREAM_ID], "stream_id");
+	replay->source.next = next_replayed;
+	replay->source.end = end_replay;
+	replay->table = OpenReadableEventTable(DatumGetObjectId(call->args[REPLAY_EVENT_TABLE].value));
+	replay->reader = StreamReaderBegin(replay->table, call->snapshot, as_stored);
+	return replay;
 }
 
 static TupleTableSlot *

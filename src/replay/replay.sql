@@ -13,6 +13,12 @@ LANGUAGE C STABLE PARALLEL SAFE COST 100 ROWS 100;
 COMMENT ON FUNCTION daybook.replay(regclass, text, bigint, bigint, timestamptz, boolean) IS
 'the events of a stream in order of version';
 
+CREATE FUNCTION daybook.recorded(event_table regclass, stream_id text) RETURNS SETOF daybook.event
+AS 'MODULE_PATHNAME', 'daybook_recorded'
+LANGUAGE C STABLE PARALLEL SAFE COST 100 ROWS 100;
+COMMENT ON FUNCTION daybook.recorded(regclass, text) IS
+'the events of a stream as they were recorded, without their upcasters';
+
 CREATE FUNCTION daybook.stream_version(event_table regclass, stream_id text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'daybook_stream_version'
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100;

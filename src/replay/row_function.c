@@ -109,6 +109,7 @@ void
 RowFunctionsInit(void)
 {
 	RegisterRowFunction(&ReplayFunction);
+	RegisterRowFunction(&RecordedFunction);
 	RegisterRowFunction(&ReadAllFunction);
 	RegisterCustomScanMethods(&scan_methods);
 	prev_set_rel_pathlist_hook = set_rel_pathlist_hook;

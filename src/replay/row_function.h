@@ -45,6 +45,7 @@ typedef struct RowFunction
 } RowFunction;
 
 extern const RowFunction ReplayFunction;
+extern const RowFunction RecordedFunction;
 extern const RowFunction ReadAllFunction;
 
 /* The body of the function as SQL calls it. */

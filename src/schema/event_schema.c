@@ -126,6 +126,15 @@ UnpinEventSchema(EventSchema *schema)
 		MemoryContextDelete(schema->context);
 }
 
+bool
+EventSchemaKnown(Oid event_table, EventSchema **schema)
+{
+	CacheEntry *entry = cache ? hash_search(cache, &event_table, HASH_FIND, NULL) : NULL;
+
+	*schema = entry ? entry->schema : NULL;
+	return entry && entry->valid;
+}
+
 /* Freed now, or with its last pin. */
 static void
 free_schema(EventSchema *schema)

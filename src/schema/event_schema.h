@@ -55,10 +55,13 @@ typedef struct EventSchema
 
 /*
  * NULL if nothing is registered for the table.  It stays as it is for as long
- * as it is pinned; an error in between keeps its memory until the session ends.
+ * as it is pinned; who may fail in between sees to it that it is unpinned.
  */
 extern EventSchema *PinEventSchema(Relation event_table);
 extern void UnpinEventSchema(EventSchema *schema);
+
+/* False: it would have to be read anew.  Else what PinEventSchema() would give. */
+extern bool EventSchemaKnown(Oid event_table, EventSchema **schema);
 
 /* Index of the first element not below (type, version) in its list. */
 extern int	FindEventType(const EventSchema *schema, const text *type, int32 version);

@@ -99,3 +99,82 @@ AS 'MODULE_PATHNAME', 'daybook_drop_upcaster'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.drop_upcaster(regclass, text, int, text) IS
 'forgets an upcaster';
+
+CREATE FUNCTION daybook.upcast(event_table regclass, event daybook.event) RETURNS daybook.event
+AS 'MODULE_PATHNAME', 'daybook_upcast'
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION daybook.upcast(regclass, daybook.event) IS
+'an event of an event table, brought up to the newest version of its type; null if its upcasters drop it';
+
+CREATE FUNCTION daybook.payload_as(event_table regclass, event daybook.event, type text) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'daybook_payload_as'
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION daybook.payload_as(regclass, daybook.event, text) IS
+'payload of an event brought up to its newest version; null if it is not of the type then';
+
+CREATE FUNCTION daybook.create_event_view(event_table regclass, type text) RETURNS regclass
+AS 'MODULE_PATHNAME', 'daybook_create_event_view'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION daybook.create_event_view(regclass, text) IS
+'creates a view of all events of a type, with the fields of its newest registered version as columns';
+
+CREATE FUNCTION daybook.check_upcasters(
+	event_table regclass,
+	all_events boolean DEFAULT false,
+	OUT type text,
+	OUT schema_version int,
+	OUT becomes text,
+	OUT checked bigint,
+	OUT dropped bigint,
+	OUT failed bigint,
+	OUT first_failure text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_check_upcasters'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 20;
+COMMENT ON FUNCTION daybook.check_upcasters(regclass, boolean) IS
+'upcasts one stored event of each type and version, or all, and checks what comes out';
+
+CREATE FUNCTION daybook.stored_types(
+	event_table regclass,
+	OUT type text,
+	OUT schema_version int,
+	OUT events bigint,
+	OUT first_recorded_at timestamptz,
+	OUT last_recorded_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'daybook_stored_types'
+LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 100000 ROWS 20;
+COMMENT ON FUNCTION daybook.stored_types(regclass) IS
+'types and versions of the events in an event table, which it reads all';
+
+CREATE FUNCTION daybook.upcast_path(
+	event_table regclass,
+	type text,
+	schema_version int,
+	OUT path text,
+	OUT mismatch text)
+AS 'MODULE_PATHNAME', 'daybook_upcast_path'
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION daybook.upcast_path(regclass, text, int) IS
+'the versions that events of a type and version go through when they are read, and what is wrong with them';
+
+CREATE VIEW daybook.schema_status AS
+SELECT
+	t.relation AS event_table,
+	s.type,
+	s.schema_version,
+	s.events,
+	s.first_recorded_at,
+	s.last_recorded_at,
+	r.payload_type,
+	r.mode,
+	p.path,
+	p.mismatch
+FROM daybook.event_table t
+CROSS JOIN LATERAL daybook.stored_types(t.relation) s
+CROSS JOIN LATERAL daybook.upcast_path(t.relation, s.type, s.schema_version) p
+LEFT JOIN daybook.event_type r
+	ON r.event_table = t.relation AND r.type = s.type COLLATE "C" AND r.schema_version = s.schema_version
+WHERE t.relation IS NOT NULL AND pg_catalog.has_table_privilege(t.relation, 'SELECT');
+COMMENT ON VIEW daybook.schema_status IS 'stored types and versions of events, and how they get to the newest version; reads all events';
+GRANT SELECT ON daybook.schema_status TO PUBLIC;

@@ -23,8 +23,9 @@ typedef struct StepFunction
 
 struct Upcasting
 {
-	EventSchema *schema;		/* pinned */
+	EventSchema *schema;		/* pinned, until the end or that of the memory context */
 	MemoryContext context;
+	MemoryContextCallback at_end;
 	char	   *event_table;
 	Oid			owner;
 	StepFunction *functions;	/* of the schema's steps */
@@ -37,6 +38,7 @@ struct Upcasting
 	const UpcastStep *step;
 };
 
+static void unpin(void *arg);
 static int	find_step(const Upcasting *upcasting, const text *type, int32 version);
 static bool same_start(const UpcastStep *a, const UpcastStep *b);
 static bool call_step(Upcasting *upcasting, int i, Datum data, Datum *result);
@@ -59,6 +61,9 @@ UpcastingBegin(Relation event_table)
 	}
 	upcasting = palloc0(sizeof(Upcasting));
 	upcasting->schema = schema;
+	upcasting->at_end.func = unpin;
+	upcasting->at_end.arg = upcasting;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &upcasting->at_end);
 	upcasting->context = CurrentMemoryContext;
 	upcasting->event_table = pstrdup(RelationGetRelationName(event_table));
 	upcasting->owner = event_table->rd_rel->relowner;
@@ -71,11 +76,30 @@ void
 UpcastingEnd(Upcasting *upcasting)
 {
 	UpcastRest(upcasting);
-	UnpinEventSchema(upcasting->schema);
-	pfree(upcasting->functions);
-	pfree(upcasting->fcinfo);
-	pfree(upcasting->event_table);
-	pfree(upcasting);
+	unpin(upcasting);
+}
+
+/* Also after an error. */
+static void
+unpin(void *arg)
+{
+	Upcasting  *upcasting = arg;
+
+	if (upcasting->schema)
+		UnpinEventSchema(upcasting->schema);
+	upcasting->schema = NULL;
+}
+
+bool
+UpcastingIsCurrent(const Upcasting *upcasting, Oid event_table)
+{
+	EventSchema *schema;
+
+	if (!EventSchemaKnown(event_table, &schema))
+		return false;
+	if (upcasting == NULL)
+		return schema == NULL || schema->step_count == 0;
+	return upcasting->schema == schema;
 }
 
 /*
@@ -265,6 +289,12 @@ UpcastRest(Upcasting *upcasting)
 	if (upcasting->search_path == NULL)
 		return;
 	RunAsEnd(&upcasting->caller);
+	upcasting->search_path = NULL;
+}
+
+void
+UpcastAborted(Upcasting *upcasting)
+{
 	upcasting->search_path = NULL;
 }
 

@@ -23,6 +23,9 @@ typedef struct Upcasting Upcasting;
 extern Upcasting *UpcastingBegin(Relation event_table);
 extern void UpcastingEnd(Upcasting *upcasting);
 
+/* False: UpcastingBegin() may give something else now. */
+extern bool UpcastingIsCurrent(const Upcasting *upcasting, Oid event_table);
+
 /* Has an event of this type and version a way to go? */
 extern bool UpcastApplies(const Upcasting *upcasting, const text *type, int32 version);
 
@@ -39,6 +42,9 @@ extern bool UpcastMayReach(const Upcasting *upcasting, const text *type, int32 v
  */
 extern bool Upcast(Upcasting *upcasting, Datum *values, bool *nulls);
 extern void UpcastRest(Upcasting *upcasting);
+
+/* Instead of UpcastRest(), where a subtransaction that failed was rolled back. */
+extern void UpcastAborted(Upcasting *upcasting);
 
 /* The same for a whole tuple, in the current memory context; NULL: dropped. */
 extern HeapTuple UpcastTuple(Upcasting *upcasting, HeapTuple tuple, TupleDesc desc);
