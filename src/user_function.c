@@ -102,6 +102,16 @@ anyone_may_create_in(Oid schema)
 	return result;
 }
 
+void
+HintAtSearchPath(const char *kind, const char *search_path)
+{
+	int			error = geterrcode();
+
+	if (error == ERRCODE_UNDEFINED_FUNCTION || error == ERRCODE_UNDEFINED_TABLE ||
+		error == ERRCODE_UNDEFINED_OBJECT)
+		errhint("%s runs with search_path set to %s.", kind, search_path);
+}
+
 char *
 FunctionText(Oid function)
 {

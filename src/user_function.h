@@ -27,6 +27,9 @@ extern void RunAsEnd(const RunAs *saved);
 /* The search path that a function is run with. */
 extern char *FunctionSearchPath(Oid function);
 
+/* In an error context: why a function may not have found what it names. */
+extern void HintAtSearchPath(const char *kind, const char *search_path);
+
 /* A function's name and argument types, as they can be stored. */
 extern char *FunctionText(Oid function);
 

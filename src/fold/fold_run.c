@@ -553,7 +553,6 @@ describe_event(void *arg)
 {
 	FoldRun    *run = arg;
 	TupleTableSlot *event = run->event;
-	int			error = geterrcode();
 
 	if (event)
 	{
@@ -566,7 +565,5 @@ describe_event(void *arg)
 	}
 	else
 		errcontext("fold \"%s\"", run->definition->name);
-	if (error == ERRCODE_UNDEFINED_FUNCTION || error == ERRCODE_UNDEFINED_TABLE ||
-		error == ERRCODE_UNDEFINED_OBJECT)
-		errhint("A transition runs with search_path set to %s.", run->search_path);
+	HintAtSearchPath("A transition", run->search_path);
 }

@@ -75,6 +75,7 @@ typedef struct FoldTask
 	int32		every;
 	int64		position;		/* the log has been read up to here */
 	uint8		fingerprint[FINGERPRINT_LENGTH];	/* zero: not known yet */
+	bool		ready;
 } FoldTask;
 
 /* A stream that may need a snapshot. */
@@ -357,7 +358,8 @@ choose_group(List *tasks, int64 head, int64 *start, int64 *boundary)
 	{
 		FoldTask   *task = lfirst(lc);
 
-		if (task->position >= head || !run_guarded(check_task, task, task->name, NULL))
+		if (task->position >= head ||
+			!run_guarded(check_task, task, task->name, NULL) || !task->ready)
 			continue;
 		if (task->position < *start)
 		{
@@ -373,15 +375,21 @@ choose_group(List *tasks, int64 head, int64 *start, int64 *boundary)
 	}
 }
 
-/* A changed fold starts again: its streams need new snapshots. */
+/*
+ * A changed fold starts again: its streams need new snapshots.  A dump restores
+ * a table's keys and triggers after its rows.
+ */
 static void
 check_task(void *arg)
 {
 	FoldTask   *task = arg;
 	FoldRun    *run = FoldRunAcquire(task->name);
 	Relation	table = table_open(task->event_table, AccessShareLock);
+	const EventTable *known = LookUpEventTable(table);
 	uint8		present[FINGERPRINT_LENGTH];
 
+	task->ready = known->has_trigger && OidIsValid(known->id_index) &&
+		OidIsValid(known->stream_index);
 	FoldRunFingerprint(run, table, present);
 	table_close(table, NoLock);
 	FoldRunRelease(run);

@@ -296,8 +296,11 @@ describe_misfit(const EventCheck *check, const ErrorData *error)
 {
 	char	   *field = check->payload ? PayloadCheckField(check->payload) : NULL;
 
+	int			len = strlen(error->message);
+	const char *stop = len > 0 && strchr(".!?", error->message[len - 1]) ? "" : ".";
+
 	if (field)
-		return psprintf("Field \"%s\": %s.", field, error->message);
-	return psprintf("%c%s.", pg_toupper((unsigned char) error->message[0]),
-					error->message + 1);
+		return psprintf("Field \"%s\": %s%s", field, error->message, stop);
+	return psprintf("%c%s%s", pg_toupper((unsigned char) error->message[0]),
+					error->message + 1, stop);
 }

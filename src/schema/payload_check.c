@@ -46,6 +46,7 @@ struct ValueCheck
 {
 	ValueKind	kind;
 	Oid			type;
+	char	   *type_name;
 	Oid			base_type;		/* of a domain over json or jsonb */
 	int32		typmod;
 	bool		is_domain;
@@ -139,6 +140,7 @@ make_value_check(PayloadCheck *check, Oid type, int32 typmod)
 
 	check_stack_depth();
 	value->type = type;
+	value->type_name = format_type_be_qualified(type);
 	value->base_type = base;
 	value->typmod = typmod;
 	value->is_domain = base != type;
@@ -350,7 +352,7 @@ check_object(PayloadCheck *check, ValueCheck *value, JsonbValue *json)
 	if (json->type != jbvBinary || !JsonContainerIsObject(object))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("an object is needed for type %s", format_type_be(value->type))));
+				 errmsg("an object is needed for type %s", value->type_name)));
 	for (int i = 0; i < value->nfields; i++)
 	{
 		FieldCheck *field = &value->fields[i];
@@ -389,7 +391,7 @@ refuse_other_keys(PayloadCheck *check, ValueCheck *value, JsonbContainer *object
 		push_step(check, MemoryContextStrdup(check->context, key), 0);
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("type %s has no such field", format_type_be(value->type))));
+				 errmsg("type %s has no such field", value->type_name)));
 	}
 }
 
@@ -406,7 +408,7 @@ check_array(PayloadCheck *check, ValueCheck *value, JsonbValue *json)
 	if (json->type != jbvBinary || !JsonContainerIsArray(array))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("an array is needed for type %s", format_type_be(value->type))));
+				 errmsg("an array is needed for type %s", value->type_name)));
 	iterator = JsonbIteratorInit(array);
 	while ((token = JsonbIteratorNext(&iterator, &member, true)) != WJB_DONE)
 	{

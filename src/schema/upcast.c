@@ -304,6 +304,8 @@ describe_event(void *arg)
 	Upcasting  *upcasting = arg;
 	Datum	   *event = upcasting->event;
 
+	if (upcasting->search_path)
+		HintAtSearchPath("An upcaster", upcasting->search_path);
 	if (upcasting->step)
 		errcontext("upcaster %s of event type \"%s\", schema version %d",
 				   upcasting->step->function, text_to_cstring(upcasting->step->type),
