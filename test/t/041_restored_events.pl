@@ -79,7 +79,7 @@ INSERT INTO orders (stream_id, type) VALUES ('o-after', 'T');
 	$slow->quit;
 	wait_for_log($db);
 	is(problems($db), '', '... and those that came later');
-	is($node->safe_psql($db, q{SELECT count(*) FROM daybook.late_event}), '0', '... of which nothing is left to be noted');
+	ok($node->poll_query_until($db, q{SELECT count(*) = 0 FROM daybook.late_event}), '... of which nothing is left to be noted');
 	$node->safe_psql($db, q{INSERT INTO orders (stream_id, type) VALUES ('o-after', 'T')});
 	$node->restart;
 	wait_for_log($db);
