@@ -44,6 +44,10 @@ BEGIN
 		RETURN 'done';
 	WHEN OTHERS THEN
 		GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+		-- by views and functions that use the type before its tables are come to
+		IF statement ~ '^ALTER TYPE daybook.event (DROP|ALTER)' AND SQLSTATE IN ('55000', '0A000') THEN
+			RETURN 'refused';
+		END IF;
 		IF SQLSTATE <> '55000' OR SQLERRM !~ 'append-only|schema daybook|type daybook|function daybook|publication daybook$' THEN
 			RETURN SQLSTATE;
 		END IF;

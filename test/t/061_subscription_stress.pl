@@ -4,7 +4,7 @@
 # stream.  Consumers that do not handle events in the transaction that
 # acknowledges them show that the test would notice.
 #
-# DAYBOOK_STRESS_EVENTS: how many events, 100,000 unless given.
+# DAYBOOK_STRESS_EVENTS: how many events, 500,000 unless given.
 use strict;
 use warnings;
 use POSIX ();
@@ -13,12 +13,12 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $events = $ENV{DAYBOOK_STRESS_EVENTS} || 100_000;
+my $events = $ENV{DAYBOOK_STRESS_EVENTS} || 500_000;
 my $control_events = 5_000;
 my $consumers = 8;
 my $streams = 500;
 my $longest = 1800;	# seconds, if something hangs
-my $kills = 200;
+my $kills = 400;
 
 my $node = PostgreSQL::Test::Cluster->new('stress');
 $node->init;
