@@ -285,8 +285,7 @@ ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Projection *projection = ProjectionOwned(name);
 
-	ProjectorInterrupt(name);
-	ProjectionLock(name);
+	ProjectionLockFromWorker(name);
 	/* it may have changed while this waited for the lock */
 	projection = ProjectionOwned(name);
 	if (!ProgressLoad(name, progress))

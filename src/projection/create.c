@@ -58,6 +58,7 @@ static void check_sources(const Projection *projection);
 static void check_tables(const Projection *projection);
 static bool is_event_table(Oid relation);
 static void check_no_duplicates(const char *argument, const Oid *relations, int n);
+static void check_is_new(const char *name);
 static void store_projection(Projection *projection);
 
 PG_FUNCTION_INFO_V1(daybook_create_projection);
@@ -74,17 +75,24 @@ daybook_create_projection(PG_FUNCTION_ARGS)
 	check_tables(projection);
 	HandlerCheck(projection);
 
+	check_is_new(projection->name);	/* that one's worker may have the lock for long */
 	ProjectionLock(projection->name);
-	if (ProjectionLoad(projection->name) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("projection \"%s\" already exists", projection->name)));
+	check_is_new(projection->name);
 	store_projection(projection);
 	if (projection->is_inline)
 		InlineAttach(projection);
 	else
 		SuperviseAtCommit();
 	PG_RETURN_VOID();
+}
+
+static void
+check_is_new(const char *name)
+{
+	if (ProjectionLoad(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("projection \"%s\" already exists", name)));
 }
 
 static void

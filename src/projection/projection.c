@@ -21,14 +21,21 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "daybook.h"
+#include "miscadmin.h"
 #include "projection/projection.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+
+/* What there is to lock of a projection. */
+#define LOCK_PROJECTION	0
+#define LOCK_GATE		1
 
 /* columns of daybook.projection, from 0 */
 enum
@@ -95,6 +102,7 @@ static void progress_values(const Projection *projection, const ProjectionProgre
 							Datum *values, bool *nulls);
 static Datum text_or_null(const char *value, bool *isnull);
 static Datum int8_or_null(int64 value, bool *isnull);
+static Oid	lock_id(const char *name);
 static char *copy_text(Datum value, bool isnull);
 static ArrayType *copy_array(Datum value, bool isnull);
 
@@ -105,9 +113,52 @@ static ArrayType *copy_array(Datum value, bool isnull);
 void
 ProjectionLock(const char *name)
 {
-	uint32		hash = hash_bytes((const unsigned char *) name, strlen(name));
+	LockDatabaseObject(DaybookRelation("projection"), lock_id(name), LOCK_PROJECTION,
+					   ExclusiveLock);
+}
 
-	LockDatabaseObject(DaybookRelation("projection"), (Oid) hash, 0, ExclusiveLock);
+/* Takes the lock if that needs no waiting. */
+bool
+ProjectionLockIfFree(const char *name)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DaybookRelation("projection"), lock_id(name),
+					   LOCK_PROJECTION);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
+}
+
+/*
+ * The gate that a worker passes before each batch.  Who wants the lock from it
+ * closes the gate, breaks off the batch, and opens it when he has the lock:
+ * without that the worker might be in the next batch before he asks for it.
+ */
+void
+ProjectionGateClose(const char *name)
+{
+	LockDatabaseObject(DaybookRelation("projection"), lock_id(name), LOCK_GATE, ExclusiveLock);
+}
+
+void
+ProjectionGateOpen(const char *name)
+{
+	UnlockDatabaseObject(DaybookRelation("projection"), lock_id(name), LOCK_GATE, ExclusiveLock);
+}
+
+void
+ProjectionGatePass(const char *name)
+{
+	ProjectionGateClose(name);
+	ProjectionGateOpen(name);
+}
+
+static Oid
+lock_id(const char *name)
+{
+	return (Oid) hash_bytes((const unsigned char *) name, strlen(name));
 }
 
 /* The definition of a projection, NULL if there is none of that name. */

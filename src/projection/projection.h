@@ -79,6 +79,10 @@ typedef struct ProjectionProgress
 
 /* projection.c: reading and writing the two tables */
 extern void ProjectionLock(const char *name);
+extern bool ProjectionLockIfFree(const char *name);
+extern void ProjectionGateClose(const char *name);
+extern void ProjectionGateOpen(const char *name);
+extern void ProjectionGatePass(const char *name);
 extern Projection *ProjectionLoad(const char *name);
 extern Projection *ProjectionLoadIfNewer(const char *name, const Projection *known);
 extern List *ProjectionLoadAll(void);

@@ -128,6 +128,7 @@ static bool read_batch(Projector *projector, const Projection *projection, int64
 static void take_event(Projector *projector, LogEvent *event);
 static void apply_batch(Projector *projector, Handler *handler);
 static void batch_succeeded(Projector *projector);
+static bool broken_off(Projector *projector, ErrorData *error);
 static ProjectorStep batch_failed(Projector *projector, ErrorData *error);
 static void narrow(Projector *projector);
 static void park(Projector *projector, ErrorData *error);
@@ -245,9 +246,12 @@ project_or_fail(Projector *projector)
 	(void) pgstat_report_stat(false);
 	if (error != NULL)
 	{
-		if (!projector->claimed)
+		if (broken_off(projector, error))
+			projector->swapping = false;
+		else if (!projector->claimed)
 			ThrowErrorData(error);	/* ends the worker; it is started again later */
-		step = batch_failed(projector, error);
+		else
+			step = batch_failed(projector, error);
 		FreeErrorData(error);
 	}
 	MemoryContextReset(projector->batch_context);
@@ -270,11 +274,15 @@ project(Projector *projector)
 {
 	ProjectionProgress progress = {.tid = projector->progress_tid};
 	ProjectorStep step;
-	Handler    *handler;
+	Handler    *handler = NULL;
 
 	begin_batch(projector);
 	StartTransactionCommand();
-	handler = lock_projection(projector, &progress);
+	if (lock_extension())
+	{
+		ProjectionGatePass(projector->name);
+		handler = lock_projection(projector, &progress);
+	}
 	if (handler == NULL)
 		step = STEP_EXIT;
 	else if (!projector->claimed || progress.generation != projector->generation)
@@ -393,15 +401,13 @@ swap(Projector *projector)
 
 /*
  * The handler of the projection, locked, with its progress; NULL if it needs
- * no worker any more.
+ * no worker any more.  The extension is locked.
  */
 static Handler *
 lock_projection(Projector *projector, ProjectionProgress *progress)
 {
 	Handler    *handler;
 
-	if (!lock_extension())
-		return NULL;
 	ProjectionLock(projector->name);
 	handler = HandlerGet(projector->name);
 	if (handler == NULL || handler->projection->is_paused || handler->projection->is_inline)
@@ -574,6 +580,13 @@ batch_succeeded(Projector *projector)
 	SuspectsPassed(&projector->suspects, projector->batch.count, projector->position);
 }
 
+/* Did pause_projection or its like break the batch off? */
+static bool
+broken_off(Projector *projector, ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->slot->changed;
+}
+
 /* Decides what to do after a failure, and writes it down. */
 static ProjectorStep
 batch_failed(Projector *projector, ErrorData *error)
@@ -583,10 +596,6 @@ batch_failed(Projector *projector, ErrorData *error)
 	bool		swapping = projector->swapping;
 
 	projector->swapping = false;
-	/* pause_projection and its like broke the batch off */
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->slot->changed)
-		return STEP_MORE;
-
 	if (transient && swapping)
 	{
 		/* readers of the tables have to get their turn */

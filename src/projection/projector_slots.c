@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "daybook.h"
 #include "miscadmin.h"
+#include "projection/projection.h"
 #include "projection/projector_slots.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -43,6 +44,7 @@ static List *changed_names = NIL;
 
 static int	count_slots(Oid database, bool leaving);
 static bool ask_to_leave(TimestampTz since_before);
+static void interrupt_worker(const char *name);
 static ProjectorSlot *find_slot(Oid database, const char *name);
 static ProjectorSlot *find_free_slot(const char *name);
 static void notify_workers(XactEvent event, void *arg);
@@ -279,12 +281,22 @@ ProjectorSlotDetach(ProjectorSlot *slot, bool failed)
 }
 
 /*
- * Breaks off the batch that a projection's worker is in.  The worker then
- * waits for the projection's lock, which the caller is about to take, and
- * looks at the projection anew.
+ * Locks a projection, breaking off the batch that its worker is in.  The worker
+ * then looks at the projection anew.
  */
 void
-ProjectorInterrupt(const char *name)
+ProjectionLockFromWorker(const char *name)
+{
+	if (ProjectionLockIfFree(name))
+		return;
+	ProjectionGateClose(name);
+	interrupt_worker(name);
+	ProjectionLock(name);
+	ProjectionGateOpen(name);
+}
+
+static void
+interrupt_worker(const char *name)
 {
 	ProjectorSlot *slot;
 

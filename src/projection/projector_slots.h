@@ -66,7 +66,7 @@ extern bool ProjectorSlotTakeChanged(ProjectorSlot *slot);
 extern void ProjectorSlotDetach(ProjectorSlot *slot, bool failed);
 
 /* for sessions */
-extern void ProjectorInterrupt(const char *name);
+extern void ProjectionLockFromWorker(const char *name);
 extern void ProjectorNotifyAtCommit(const char *name);
 
 #endif							/* DAYBOOK_PROJECTOR_SLOTS_H */

@@ -90,8 +90,7 @@ RebuildCancel(const char *name)
 
 	if (rebuild == NULL)
 		return false;
-	ProjectorInterrupt(rebuild->name);
-	ProjectionLock(rebuild->name);
+	ProjectionLockFromWorker(rebuild->name);
 	rebuild = ProjectionLoadRebuild(name);
 	CopiesDrop(rebuild->name);
 	ParkedDelete(rebuild->name);

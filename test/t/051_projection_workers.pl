@@ -203,6 +203,22 @@ $node->safe_psql('leaving', q{CREATE EXTENSION daybook; SELECT daybook.create_ev
 is($node->safe_psql('leaving', q{SELECT daybook.wait_for_projection('idle', pg_current_wal_insert_lsn()); SELECT count(*) FROM idle}), "1\n1", 'and it can be created again');
 sql('DROP DATABASE leaving');
 
+# An endless handler is broken off at whatever moment: while its worker starts,
+# claims the projection, or begins a batch.
+sql(q{CREATE TABLE unfinished (id bigint)});
+my $busy = start_pgbench($node, [ '-c', 4, '-T', 3600 ], { busy => 'SELECT sum(i) FROM generate_series(1, 20000) i;' });
+my $pausing = start_pgbench($node, [ '-c', 4, '-t', 60 ], { pause => q{
+\set us random(0, 30000)
+SELECT daybook.create_projection('unfinished_:client_id', '{event}', 'INSERT INTO unfinished SELECT id FROM new_events WHERE pg_sleep(3600) IS NOT NULL', '{unfinished}');
+\sleep :us us
+SELECT daybook.pause_projection('unfinished_:client_id');
+SELECT daybook.drop_projection('unfinished_:client_id');
+} }, 'postgres', '-c statement_timeout=60s');
+finish($pausing);
+unlike($pausing->{err}, qr/ERROR/, 'pausing never waits for the end of a batch');
+$busy->{run}->signal('INT');
+finish($busy);
+
 # A standby shows the projections, and keeps them once it is promoted.
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
