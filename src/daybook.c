@@ -43,6 +43,8 @@ PG_FUNCTION_INFO_V1(daybook_require_preload);
 
 PGDLLEXPORT void _PG_init(void);
 
+#define DEFAULT_VERSION_CACHE_SIZE	16384	/* kB */
+#define MAX_VERSION_CACHE_SIZE		(1024 * 1024)
 #define DEFAULT_MAX_DATABASES	16
 #define MIN_MAX_DATABASES		1
 #define MAX_MAX_DATABASES		1024
@@ -56,6 +58,7 @@ PGDLLEXPORT void _PG_init(void);
 char	   *daybook_metadata = NULL;
 bool		daybook_restore = false;
 bool		daybook_decoding = true;
+int			daybook_version_cache_size = DEFAULT_VERSION_CACHE_SIZE;
 int			daybook_max_databases = DEFAULT_MAX_DATABASES;
 int			daybook_max_projectors = DEFAULT_MAX_PROJECTORS;
 int			daybook_notify_interval = DEFAULT_NOTIFY_INTERVAL;
@@ -129,8 +132,9 @@ define_settings(void)
 							 PGC_SIGHUP,
 							 0,
 							 NULL, NULL, NULL);
-	/* too late for a setting of this kind, and fatal, in a running server */
+	/* too late for settings of this kind, and fatal, in a running server */
 	if (process_shared_preload_libraries_in_progress)
+	{
 		DefineCustomIntVariable("daybook.max_databases",
 								"Number of databases of this server that can have the extension.",
 								NULL,
@@ -139,6 +143,15 @@ define_settings(void)
 								PGC_POSTMASTER,
 								0,
 								NULL, NULL, NULL);
+		DefineCustomIntVariable("daybook.version_cache_size",
+								"Shared memory for the last versions of streams.",
+								"A stream takes about 100 bytes. Those that are not there are looked up in the index.",
+								&daybook_version_cache_size,
+								DEFAULT_VERSION_CACHE_SIZE, 0, MAX_VERSION_CACHE_SIZE,
+								PGC_POSTMASTER,
+								GUC_UNIT_KB,
+								NULL, NULL, NULL);
+	}
 	DefineCustomIntVariable("daybook.max_projectors",
 							"Number of projections of a database that run at the same time.",
 							"Each takes one of max_worker_processes.",
@@ -164,6 +177,7 @@ request_shared_memory(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(WorkerStateSize());
+	RequestAddinShmemSpace(VersionCacheSize());
 	RequestNamedLWLockTranche(DAYBOOK_EXTENSION, 1);
 	ProjectorShmemRequest();
 }
@@ -174,6 +188,7 @@ start_shared_memory(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 	WorkerStateInit();
+	VersionCacheInit();
 	ProjectorShmemInit();
 }
 

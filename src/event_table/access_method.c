@@ -33,7 +33,7 @@ static void refuse_change(Relation rel, const char *command);
 static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
 static void refuse_storage(Relation rel, char persistence);
-static void accept_row(Relation rel, TupleTableSlot *slot);
+static void accept_row(Relation rel, TupleTableSlot *slot, bool speculative);
 
 /* SELECT ... FOR UPDATE and the like stay heap's: they write no data. */
 static TM_Result
@@ -71,7 +71,7 @@ static void
 daybook_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
 					 int options, BulkInsertState bistate)
 {
-	accept_row(rel, slot);
+	accept_row(rel, slot, false);
 	GetHeapamTableAmRoutine()->tuple_insert(rel, slot, cid, options, bistate);
 }
 
@@ -80,7 +80,7 @@ daybook_tuple_insert_speculative(Relation rel, TupleTableSlot *slot,
 								 CommandId cid, int options,
 								 BulkInsertState bistate, uint32 token)
 {
-	accept_row(rel, slot);
+	accept_row(rel, slot, true);
 	GetHeapamTableAmRoutine()->tuple_insert_speculative(rel, slot, cid, options,
 														bistate, token);
 }
@@ -94,8 +94,8 @@ daybook_tuple_complete_speculative(Relation rel, TupleTableSlot *slot, uint32 to
 								   bool succeeded)
 {
 	GetHeapamTableAmRoutine()->tuple_complete_speculative(rel, slot, token, succeeded);
-	if (!succeeded && rel->rd_rel->reloftype != InvalidOid)
-		EventTicketReturn(rel, slot);
+	if (rel->rd_rel->reloftype != InvalidOid)
+		EventTicketComplete(rel, slot, succeeded);
 }
 
 /* Only where no row trigger stands in the way: tables just being restored. */
@@ -104,7 +104,7 @@ daybook_multi_insert(Relation rel, TupleTableSlot **slots, int nslots,
 					 CommandId cid, int options, BulkInsertState bistate)
 {
 	for (int i = 0; i < nslots; i++)
-		accept_row(rel, slots[i]);
+		accept_row(rel, slots[i], false);
 	GetHeapamTableAmRoutine()->multi_insert(rel, slots, nslots, cid, options,
 											bistate);
 }
@@ -143,13 +143,13 @@ refuse_rewrite(Relation rel)
 }
 
 static void
-accept_row(Relation rel, TupleTableSlot *slot)
+accept_row(Relation rel, TupleTableSlot *slot, bool speculative)
 {
 	if (unlikely(RelationGetRelationName(rel)[0] == 'p'))
 		refuse_rewrite(rel);
 	if (rel->rd_rel->reloftype == InvalidOid)
 		return;
-	EventTicketRedeem(rel, slot);
+	EventTicketRedeem(rel, slot, speculative);
 	if (event_row_hook)
 		event_row_hook(rel, slot);
 }

@@ -110,7 +110,7 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(&event, EVENT_TAGS)));
 	complete_event(&event);
 	EventTicketIssue(rel, depth, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
-					 DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
+					 version == last_version + 1, DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
 					 DatumGetTextPP(VALUE(&event, EVENT_RECORDED_BY)), locked);
 	WakeDatabaseWorkerAtCommit();
 	return PointerGetDatum(heap_form_tuple(RelationGetDescr(rel), event.values, event.nulls));

@@ -10,6 +10,7 @@
 #define DAYBOOK_EVENT_TABLE_H
 
 #include "compat.h"
+#include "access/transam.h"
 #include "executor/tuptable.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -76,10 +77,34 @@ typedef struct StreamPin
 extern int64 StreamTailPin(Relation rel, const EventTable *table, text *stream_id,
 						   StreamPin *pin);
 extern void StreamTailUnpin(const StreamPin *pin, bool unused);
-extern void StreamTailConfirm(Oid relid, text *stream_id, int64 version);
-extern void StreamTailForget(Oid relid, text *stream_id);
+extern void StreamTailConfirm(Relation rel, text *stream_id, int64 version,
+							  bool is_last, bool speculative);
+extern void StreamTailForget(Relation rel, text *stream_id);
 extern void StreamTailsForget(void);
 extern void StreamTailsEnd(void);
+
+/* version_cache.c */
+typedef struct CachedVersion
+{
+	int64		version;
+	FullTransactionId writer;
+} CachedVersion;
+
+typedef enum WriterState
+{
+	WRITER_OURS,
+	WRITER_IN_PROGRESS,
+	WRITER_COMMITTED,
+	WRITER_UNKNOWN				/* rolled back, or too long ago to tell */
+} WriterState;
+
+extern Size VersionCacheSize(void);
+extern void VersionCacheInit(void);
+extern bool VersionCacheFind(Relation rel, uint64 hash, text *stream_id,
+							 CachedVersion *found);
+extern WriterState VersionCacheWriterState(const CachedVersion *cached);
+extern void VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version);
+extern void VersionCacheForget(Relation rel, uint64 hash, text *stream_id);
 
 /* event_ticket.c */
 extern void EventTicketsSettle(void);
@@ -87,10 +112,10 @@ extern void EventTicketSetPinned(uint64 stream_hash, bool pinned);
 extern void EventTicketLockStream(uint64 stream_hash);
 extern void EventTicketsLapse(int depth);
 extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
-							 int64 version, TimestampTz recorded_at, text *recorded_by,
-							 bool locked);
-extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot);
-extern void EventTicketReturn(Relation rel, TupleTableSlot *slot);
+							 int64 version, bool is_last, TimestampTz recorded_at,
+							 text *recorded_by, bool locked);
+extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative);
+extern void EventTicketComplete(Relation rel, TupleTableSlot *slot, bool succeeded);
 extern void EventTicketsVoid(SubTransactionId subid);
 extern void EventTicketsForget(void);
 

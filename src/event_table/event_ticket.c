@@ -42,6 +42,7 @@ typedef struct EventTicket
 	bool		redeemed;
 	bool		locked;
 	bool		pinned;			/* the lock stays until unpinned */
+	bool		is_last;		/* the version is the stream's next one */
 	int			depth;			/* of nested triggers */
 	SubTransactionId subid;		/* in which it was issued */
 	LOCKTAG		lock;
@@ -60,6 +61,7 @@ static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
 static void store_text(StringInfo buffer, text *value);
 static EventTicket *find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed);
+static void forget_stream_of(Relation rel, TupleTableSlot *slot);
 static text *stream_of(TupleTableSlot *slot);
 static bool same_text(TupleTableSlot *slot, int attnum, StringInfo expected);
 static bool matches(EventTicket *ticket, TupleTableSlot *slot);
@@ -188,7 +190,7 @@ EventTicketLockStream(uint64 stream_hash)
  */
 void
 EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id, int64 version,
-				 TimestampTz recorded_at, text *recorded_by, bool locked)
+				 bool is_last, TimestampTz recorded_at, text *recorded_by, bool locked)
 {
 	EventTicket *ticket = locked ? &tickets[ticket_count - 1] : add_ticket();
 
@@ -196,6 +198,7 @@ EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id, int64 versi
 	ticket->depth = depth;
 	ticket->id = id;
 	ticket->version = version;
+	ticket->is_last = is_last;
 	ticket->recorded_at = recorded_at;
 	store_text(&ticket->stream_id, stream_id);
 	store_text(&ticket->recorded_by, recorded_by);
@@ -218,7 +221,7 @@ store_text(StringInfo buffer, text *value)
 
 /* Called by the access method for each row of a typed table. */
 void
-EventTicketRedeem(Relation rel, TupleTableSlot *slot)
+EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative)
 {
 	EventTicket *ticket = find_ticket(rel, slot, false);
 	const EventTable *table;
@@ -226,7 +229,8 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot)
 	if (ticket)
 	{
 		ticket->redeemed = true;
-		StreamTailConfirm(ticket->relid, stream_of(slot), ticket->version);
+		StreamTailConfirm(rel, stream_of(slot), ticket->version, ticket->is_last,
+						  speculative);
 		return;
 	}
 
@@ -238,18 +242,36 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot)
 						RelationGetRelationName(rel)),
 				 errdetail("Another trigger has changed its id, stream, version or origin."),
 				 errhint("A trigger on an event table may add to a new event's data, or refuse it.")));
+	if (table->is_event_table)
+		forget_stream_of(rel, slot);
 }
 
-/* The row has been taken out of the table again. */
+/* A dump's row comes before the triggers do. */
+static void
+forget_stream_of(Relation rel, TupleTableSlot *slot)
+{
+	bool		is_null;
+	Datum		stream_id = slot_getattr(slot, EVENT_STREAM_ID, &is_null);
+
+	if (!is_null)
+		StreamTailForget(rel, DatumGetTextPP(stream_id));
+}
+
+/* A row stored speculatively is there to stay, or has been taken out again. */
 void
-EventTicketReturn(Relation rel, TupleTableSlot *slot)
+EventTicketComplete(Relation rel, TupleTableSlot *slot, bool succeeded)
 {
 	EventTicket *ticket = find_ticket(rel, slot, true);
 
 	if (ticket == NULL)
 		return;
-	ticket->redeemed = false;
-	StreamTailForget(ticket->relid, stream_of(slot));
+	if (succeeded)
+		StreamTailConfirm(rel, stream_of(slot), ticket->version, ticket->is_last, false);
+	else
+	{
+		ticket->redeemed = false;
+		StreamTailForget(rel, stream_of(slot));
+	}
 }
 
 static EventTicket *

@@ -80,6 +80,14 @@ typedef struct Tail
 	ItemPointerData tid;
 } Tail;
 
+/*
+ * Most transactions append to one stream: it is remembered without making a
+ * table, until there is another.  The name's buffer is kept for the next transaction.
+ */
+static StreamEntry single;
+static bool has_single = false;
+static Size single_room = 0;
+
 static MemoryContext stream_context = NULL;
 static streamhash_hash *streams = NULL;
 
@@ -87,8 +95,13 @@ static streamhash_hash *streams = NULL;
 static bool has_appended = false;
 
 static StreamKey make_key(Oid relid, text *stream_id);
+static StreamEntry *find_remembered(StreamKey key);
 static void remember(StreamKey key, int64 version);
-static void find_settled_tail(Relation rel, Relation index, text *stream_id, Tail *tail);
+static void remember_single(StreamKey key, int64 version);
+static void forget(StreamKey key);
+static bool own_tail(Relation rel, const EventTable *table, StreamKey key, int64 *version);
+static bool find_settled_entry(Relation rel, StreamKey key, int64 *version);
+static int64 find_settled_tail(Relation rel, const EventTable *table, text *stream_id);
 static bool ended_before(TransactionId xid);
 static void probe(Relation rel, Relation index, text *stream_id, Tail *tail);
 static void wait_for_writer(Relation rel, Tail *tail);
@@ -103,31 +116,80 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
 {
 	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
 	StreamEntry *entry;
-	Relation	index;
-	Tail		tail;
+	int64		version;
 
 	EventTicketsSettle();
 	*locked = false;
-	entry = streams ? streamhash_lookup(streams, key) : NULL;
+	entry = find_remembered(key);
 	if (entry)
 		return entry->version;
-
-	index = index_open(table->stream_index, RowExclusiveLock);
-	if (has_appended)
-	{
-		probe(rel, index, stream_id, &tail);
-		if (TransactionIdIsCurrentTransactionId(tail.xmin))
-		{
-			index_close(index, NoLock);
-			return tail.version;
-		}
-	}
+	if (has_appended && own_tail(rel, table, key, &version))
+		return version;
 
 	EventTicketLockStream(key.hash);
 	*locked = true;
-	find_settled_tail(rel, index, stream_id, &tail);
+	if (find_settled_entry(rel, key, &version))
+		return version;
+	return find_settled_tail(rel, table, stream_id);
+}
+
+/* Is the stream's last row this transaction's, though it is not remembered? */
+static bool
+own_tail(Relation rel, const EventTable *table, StreamKey key, int64 *version)
+{
+	CachedVersion cached;
+	Relation	index;
+	Tail		tail;
+
+	if (VersionCacheFind(rel, key.hash, key.stream_id, &cached))
+	{
+		WriterState state = VersionCacheWriterState(&cached);
+
+		*version = cached.version;
+		if (state != WRITER_UNKNOWN)
+			return state == WRITER_OURS;
+	}
+	index = index_open(table->stream_index, RowExclusiveLock);
+	probe(rel, index, key.stream_id, &tail);
 	index_close(index, NoLock);
-	return tail.version;
+	*version = tail.version;
+	return TransactionIdIsCurrentTransactionId(tail.xmin);
+}
+
+/*
+ * Waits until the transaction that wrote the stream's entry has ended.  False
+ * if the entry does not tell the last version.
+ */
+static bool
+find_settled_entry(Relation rel, StreamKey key, int64 *version)
+{
+	CachedVersion cached;
+	CachedVersion again;
+
+	while (VersionCacheFind(rel, key.hash, key.stream_id, &cached))
+	{
+		*version = cached.version;
+		switch (VersionCacheWriterState(&cached))
+		{
+			case WRITER_OURS:
+				return true;
+			case WRITER_IN_PROGRESS:
+				XactLockTableWait(XidFromFullTransactionId(cached.writer),
+								  NULL, NULL, XLTW_None);
+				break;
+			case WRITER_COMMITTED:
+
+				/* it may have added more before it committed */
+				if (VersionCacheFind(rel, key.hash, key.stream_id, &again) &&
+					again.version == cached.version &&
+					FullTransactionIdEquals(again.writer, cached.writer))
+					return true;
+				break;
+			case WRITER_UNKNOWN:
+				return false;
+		}
+	}
+	return false;
 }
 
 /*
@@ -136,20 +198,24 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
  * may have looked at the index before that transaction, being the owner of the
  * tail, added more: it takes another probe, which begins after its end.
  */
-static void
-find_settled_tail(Relation rel, Relation index, text *stream_id, Tail *tail)
+static int64
+find_settled_tail(Relation rel, const EventTable *table, text *stream_id)
 {
+	Relation	index = index_open(table->stream_index, RowExclusiveLock);
 	TransactionId ended = InvalidTransactionId;
+	Tail		tail;
 
 	for (;;)
 	{
-		probe(rel, index, stream_id, tail);
-		if (TransactionIdIsValid(tail->writer))
-			wait_for_writer(rel, tail);
-		else if (tail->version == 0 || tail->xmin == ended || ended_before(tail->xmin))
-			return;
-		ended = tail->xmin;
+		probe(rel, index, stream_id, &tail);
+		if (TransactionIdIsValid(tail.writer))
+			wait_for_writer(rel, &tail);
+		else if (tail.version == 0 || tail.xmin == ended || ended_before(tail.xmin))
+			break;
+		ended = tail.xmin;
 	}
+	index_close(index, NoLock);
+	return tail.version;
 }
 
 /* Had the transaction ended when the present statement began? */
@@ -192,7 +258,7 @@ StreamTailUnpin(const StreamPin *pin, bool unused)
 		return;
 	EventTicketSetPinned(pin->hash, false);
 	if (unused)
-		StreamTailForget(pin->relid, pin->stream_id);
+		forget(make_key(pin->relid, pin->stream_id));
 }
 
 /* Waits for the transaction whose row the probe met. */
@@ -236,12 +302,44 @@ probe(Relation rel, Relation index, text *stream_id, Tail *tail)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* The row with this version has been stored: it is the stream's last. */
+/*
+ * A row is about to be stored with this version, which makes it the stream's
+ * last, unless it belongs before others (a dump is being loaded).  One that
+ * may be taken out again is not told to others yet.
+ */
 void
-StreamTailConfirm(Oid relid, text *stream_id, int64 version)
+StreamTailConfirm(Relation rel, text *stream_id, int64 version, bool is_last,
+				  bool speculative)
 {
+	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
+
 	has_appended = true;
-	remember(make_key(relid, stream_id), version);
+	if (is_last)
+		remember(key, version);
+	else
+		forget(key);
+	if (is_last && !speculative)
+		VersionCacheStore(rel, key.hash, stream_id, version);
+	else
+		VersionCacheForget(rel, key.hash, stream_id);
+}
+
+/* What is remembered of the stream is not, or no longer, so. */
+void
+StreamTailForget(Relation rel, text *stream_id)
+{
+	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
+
+	forget(key);
+	VersionCacheForget(rel, key.hash, stream_id);
+}
+
+static StreamEntry *
+find_remembered(StreamKey key)
+{
+	if (has_single && keys_equal(single.key, key))
+		return &single;
+	return streams ? streamhash_lookup(streams, key) : NULL;
 }
 
 static void
@@ -250,6 +348,11 @@ remember(StreamKey key, int64 version)
 	StreamEntry *entry;
 	bool		found;
 
+	if (streams == NULL && (!has_single || keys_equal(single.key, key)))
+	{
+		remember_single(key, version);
+		return;
+	}
 	if (streams && streams->members >= MAX_CACHED_STREAMS)
 	{
 		MemoryContextDelete(stream_context);
@@ -262,6 +365,11 @@ remember(StreamKey key, int64 version)
 											   ALLOCSET_DEFAULT_SIZES);
 		streams = streamhash_create(stream_context, 64, NULL);
 	}
+	if (has_single)
+	{
+		has_single = false;
+		remember(single.key, single.version);
+	}
 	entry = streamhash_insert(streams, key, &found);
 	if (!found)
 	{
@@ -271,6 +379,37 @@ remember(StreamKey key, int64 version)
 		memcpy(entry->key.stream_id, key.stream_id, size);
 	}
 	entry->version = version;
+}
+
+static void
+remember_single(StreamKey key, int64 version)
+{
+	Size		size = VARSIZE_ANY(key.stream_id);
+
+	if (size > single_room)
+	{
+		text	   *name = MemoryContextAlloc(TopMemoryContext, size * 2);
+
+		if (single.key.stream_id)
+			pfree(single.key.stream_id);
+		single.key.stream_id = name;
+		single_room = size * 2;
+	}
+	single.key.hash = key.hash;
+	single.key.relid = key.relid;
+	if (single.key.stream_id != key.stream_id)
+		memcpy(single.key.stream_id, key.stream_id, size);
+	single.version = version;
+	has_single = true;
+}
+
+static void
+forget(StreamKey key)
+{
+	if (has_single && keys_equal(single.key, key))
+		has_single = false;
+	if (streams)
+		streamhash_delete(streams, key);
 }
 
 static StreamKey
@@ -285,14 +424,6 @@ make_key(Oid relid, text *stream_id)
 	return key;
 }
 
-/* What is remembered of the stream is not, or no longer, so. */
-void
-StreamTailForget(Oid relid, text *stream_id)
-{
-	if (streams)
-		streamhash_delete(streams, make_key(relid, stream_id));
-}
-
 /*
  * Forgets the tails, after the rollback of a subtransaction that may have
  * written some of them; has_appended is left to the end of the transaction.
@@ -300,6 +431,7 @@ StreamTailForget(Oid relid, text *stream_id)
 void
 StreamTailsForget(void)
 {
+	has_single = false;
 	if (streams == NULL)
 		return;
 	MemoryContextDelete(stream_context);
@@ -311,5 +443,6 @@ void
 StreamTailsEnd(void)
 {
 	streams = NULL;
+	has_single = false;
 	has_appended = false;
 }
