@@ -27,6 +27,7 @@
 #include "replay/row_function.h"
 #include "schema/event_check.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -258,6 +259,23 @@ look_up_oids(void)
 	oids = found;
 	oids_valid = OidIsValid(found.extension) &&
 		OidIsValid(found.event_trigger_function);
+}
+
+/*
+ * Holds off DROP EXTENSION until the transaction ends; InvalidOid if the
+ * extension is gone.
+ */
+Oid
+LockDaybookExtension(void)
+{
+	Oid			extension = GetDaybookOids()->extension;
+
+	if (!OidIsValid(extension))
+		return InvalidOid;
+
+	/* taking a lock makes known what was dropped meanwhile */
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	return GetDaybookOids()->extension == extension ? extension : InvalidOid;
 }
 
 /* A relation of the extension's schema, which must be there. */

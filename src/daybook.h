@@ -37,6 +37,7 @@ typedef struct DaybookOids
 } DaybookOids;
 
 extern const DaybookOids *GetDaybookOids(void);
+extern Oid	LockDaybookExtension(void);
 extern Oid	DaybookRelation(const char *name);
 
 #endif							/* DAYBOOK_H */

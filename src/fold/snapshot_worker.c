@@ -19,9 +19,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "executor/spi.h"
@@ -106,7 +104,6 @@ static BackgroundWorkerHandle *worker_handle = NULL;
 static bool snapshots_wanted(void);
 static void start_worker(void);
 static StepResult step(void);
-static bool lock_extension(void);
 static List *load_tasks(void);
 static FoldTask *make_task(HeapTuple row, TupleDesc desc);
 static void read_chunk(List *tasks, int64 head);
@@ -151,7 +148,7 @@ snapshots_wanted(void)
 	bool		wanted = false;
 
 	StartTransactionCommand();
-	if (lock_extension())
+	if (OidIsValid(LockDaybookExtension()))
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		wanted = load_tasks() != NIL;
@@ -239,7 +236,7 @@ step(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	if (!lock_extension())
+	if (!OidIsValid(LockDaybookExtension()))
 	{
 		CommitTransactionCommand();
 		return STEP_EXIT;
@@ -263,17 +260,6 @@ step(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return result;
-}
-
-static bool
-lock_extension(void)
-{
-	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
-
-	if (!OidIsValid(extension))
-		return false;
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
 }
 
 /* The folds that take snapshots, in the current memory context. */

@@ -22,8 +22,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_extension.h"
-#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
@@ -120,7 +118,6 @@ static void advanced(Projector *projector, const ProjectionProgress *progress);
 static ProjectorStep swap(Projector *projector);
 static void begin_batch(Projector *projector);
 static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
-static bool lock_extension(void);
 static ProjectorStep claim(Projector *projector, Projection *projection, ProjectionProgress *progress);
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
@@ -278,7 +275,7 @@ project(Projector *projector)
 
 	begin_batch(projector);
 	StartTransactionCommand();
-	if (lock_extension())
+	if (OidIsValid(LockDaybookExtension()))
 	{
 		ProjectionGatePass(projector->name);
 		handler = lock_projection(projector, &progress);
@@ -371,7 +368,7 @@ swap(Projector *projector)
 	begin_batch(projector);
 	StartTransactionCommand();
 	handler = HandlerGet(projector->name);
-	if (handler == NULL || !lock_extension())
+	if (handler == NULL || !OidIsValid(LockDaybookExtension()))
 	{
 		CommitTransactionCommand();
 		return STEP_EXIT;
@@ -418,21 +415,6 @@ lock_projection(Projector *projector, ProjectionProgress *progress)
 				 errmsg("projection \"%s\" has no row in daybook.projection_position",
 						projector->name)));
 	return handler;
-}
-
-/*
- * Holds off DROP EXTENSION until the transaction ends; false if the extension
- * is gone.
- */
-static bool
-lock_extension(void)
-{
-	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
-
-	if (!OidIsValid(extension))
-		return false;
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
 }
 
 /* Makes the stored progress this worker's own, so that any other one stops. */
@@ -736,7 +718,7 @@ lock_claimed(Projector *projector, ProjectionProgress *progress)
 {
 	Projection *projection;
 
-	if (!lock_extension())
+	if (!OidIsValid(LockDaybookExtension()))
 		return NULL;
 	ProjectionLock(projector->name);
 	projection = ProjectionLoad(projector->name);

@@ -20,9 +20,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "daybook.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -256,14 +254,11 @@ begin_round(bool *more)
 static bool
 lock_extension(void)
 {
-	Oid			extension = get_extension_oid(DAYBOOK_EXTENSION, true);
+	Oid			extension = LockDaybookExtension();
 
 	if (!OidIsValid(seq.extension))
 		seq.extension = extension;
-	if (!OidIsValid(extension) || extension != seq.extension)
-		return false;
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	return get_extension_oid(DAYBOOK_EXTENSION, true) == extension;
+	return OidIsValid(extension) && extension == seq.extension;
 }
 
 /*

@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "subscription/notify.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
@@ -66,6 +67,10 @@ send_notification(uint64 head)
 	PG_TRY();
 	{
 		StartTransactionCommand();
+
+		/* the events are safe already, and a notification is not kept */
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
 		Async_Notify(NOTIFY_CHANNEL, payload);
 		CommitTransactionCommand();
 	}
