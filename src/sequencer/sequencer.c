@@ -97,6 +97,7 @@ typedef struct Sequencer
 
 	XLogRecPtr	confirmed;
 	XLogRecPtr	held_back;		/* commit of the first decoded and not visible */
+	bool		has_flushed;	/* this round has seen to what is asked for */
 	TimestampTz round_started;
 	TimestampTz last_round;
 	double		rate;			/* events per second, smoothed */
@@ -128,7 +129,9 @@ static bool is_scanning(void);
 static bool begin_round(bool *more);
 static bool lock_extension(void);
 static bool read_marks(void);
+static bool decode(void);
 static void flush_as_asked(void);
+static XLogRecPtr flush_request(void);
 static void try_to_follow(void);
 static bool scan_round(Snapshot snapshot, int *events);
 static int	publish_decoded(Snapshot snapshot);
@@ -167,11 +170,13 @@ SequencerRound(long *wait)
 	int			events = 0;
 
 	seq.round_started = GetCurrentTimestamp();
-	flush_as_asked();
+	seq.has_flushed = false;
+	if (is_scanning())
+		flush_as_asked();
 	try_to_follow();
 	PassageBegin();
 	if (seq.following)
-		more = DecodeSome();
+		more = decode();
 
 	if (!begin_round(&more))
 		return false;
@@ -203,6 +208,10 @@ SequencerRound(long *wait)
 	if (!is_scanning())
 		confirm_decoded();
 	*wait = more ? 0 : pause_after(events);
+
+	/* commits that came meanwhile have been flushed with this round's own */
+	if (!is_scanning() && !seq.has_flushed && DecodedUpTo() < flush_request())
+		*wait = 0;
 	return true;
 }
 
@@ -297,11 +306,39 @@ read_marks(void)
 }
 
 /*
+ * Decodes what has been flushed.  Under load that is something, and the commit
+ * of the round flushes what has come since; a flush of its own is made only
+ * for a round that would have nothing to do.
+ */
+static bool
+decode(void)
+{
+	int			before = DecodedCount();
+	bool		more = DecodeSome();
+
+	if (DecodedCount() > before || is_scanning())
+		return more;
+	flush_as_asked();
+	return DecodeSome();
+}
+
+/*
  * Decoding sees flushed WAL only.  Without this, events of commits that did
  * not wait for their flush would come when the WAL writer gets to them.
  */
 static void
 flush_as_asked(void)
+{
+	XLogRecPtr	request = flush_request();
+
+	if (!XLogRecPtrIsInvalid(request))
+		XLogFlush(request);
+	seq.has_flushed = true;
+}
+
+/* Up to where somebody wants WAL flushed; invalid if there is no such place yet. */
+static XLogRecPtr
+flush_request(void)
 {
 	XLogRecPtr	request = pg_atomic_read_u64(&db->flush_request);
 	XLogRecPtr	page = request - request % XLOG_BLCKSZ;
@@ -309,8 +346,7 @@ flush_as_asked(void)
 	/* an insert position just past a page's header has nothing before it on the page */
 	if (request - page <= SizeOfXLogLongPHD)
 		request = page;
-	if (request <= GetXLogInsertRecPtr() && !XLogRecPtrIsInvalid(request))
-		XLogFlush(request);
+	return request <= GetXLogInsertRecPtr() ? request : InvalidXLogRecPtr;
 }
 
 /*
