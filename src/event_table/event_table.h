@@ -105,6 +105,7 @@ extern bool VersionCacheFind(Relation rel, uint64 hash, text *stream_id,
 extern WriterState VersionCacheWriterState(const CachedVersion *cached);
 extern void VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version);
 extern void VersionCacheForget(Relation rel, uint64 hash, text *stream_id);
+extern void VersionCacheForgetAll(Oid database, Oid relid);
 
 /* event_ticket.c */
 extern void EventTicketsSettle(void);

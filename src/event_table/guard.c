@@ -22,11 +22,13 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_trigger.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/guard.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -96,6 +98,8 @@ guard_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 					   ((ObjectAccessDrop *) arg)->dropflags);
 			break;
 		case OAT_POST_CREATE:
+			if (class_id == DatabaseRelationId)
+				VersionCacheForgetAll(object_id, InvalidOid);
 			GuardCreate(class_id, object_id, sub_id);
 			break;
 		case OAT_POST_ALTER:
@@ -148,7 +152,12 @@ guard_drop_relation(Oid relid, int sub_id)
 		guard_drop_index(relid, table);
 		return;
 	}
-	if (relid == drop_allowed || !TableIsProtected(relid))
+	if (relid == drop_allowed)
+	{
+		VersionCacheForgetAll(MyDatabaseId, relid);
+		return;
+	}
+	if (!TableIsProtected(relid))
 		return;
 	if (sub_id != 0)
 		RefuseDdl(relid, "drop a column of",

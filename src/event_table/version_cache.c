@@ -10,6 +10,10 @@
  * at the index.  An entry of a transaction that was rolled back tells
  * nothing, and neither does the lack of one.
  *
+ * A table is told from others by its OID and its file, a database by its OID.
+ * These can come again, by CREATE DATABASE ... OID or when OIDs have wrapped
+ * around, so the entries go when a table is dropped or a database is made.
+ *
  * The memory is divided into sets, of which the stream's hash chooses one;
  * in a full set the entries make room in turn.
  *
@@ -195,6 +199,28 @@ VersionCacheForget(Relation rel, uint64 hash, text *stream_id)
 	if (entry)
 		entry->writer = InvalidFullTransactionId;
 	SpinLockRelease(&set->mutex);
+}
+
+/*
+ * Forgets the streams of a table, or of a whole database if relid is
+ * InvalidOid, which nobody can be appending to.
+ */
+void
+VersionCacheForgetAll(Oid database, Oid relid)
+{
+	for (uint64 i = 0; i < nsets; i++)
+	{
+		SpinLockAcquire(&sets[i].mutex);
+		for (int j = 0; j < SET_SIZE; j++)
+		{
+			CacheEntry *entry = &sets[i].entries[j];
+
+			if (entry->database == database &&
+				(entry->relid == relid || !OidIsValid(relid)))
+				entry->writer = InvalidFullTransactionId;
+		}
+		SpinLockRelease(&sets[i].mutex);
+	}
 }
 
 static CacheSet *

@@ -1,6 +1,7 @@
 # The last versions in shared memory never mislead: with room for few streams,
 # after rollbacks of all kinds, rows out of order, rewritten files, tables of
-# the same name, and transactions whose outcome has been forgotten.
+# the same name, databases with the same OID, crashes and promotion, and
+# transactions whose outcome has been forgotten.
 use strict;
 use warnings;
 use DaybookTest;
@@ -8,7 +9,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $transactions = int(events_wanted(16_000) / 16 / 3) || 1;
-my $node = new_node('version_cache', conf => "synchronous_commit = off\ndaybook.version_cache_size = 64kB\n");
+my $node = new_node('version_cache', streaming => 1,
+	conf => "synchronous_commit = off\ndaybook.version_cache_size = 64kB\n");
 $node->safe_psql('postgres', q{
 SELECT daybook.create_event_table('orders');
 CREATE UNIQUE INDEX ON orders ((data->>'once'));
@@ -116,6 +118,87 @@ $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE template1');
 $node->safe_psql('copy', q{CREATE EXTENSION daybook});
 $node->safe_psql('copy', q{SELECT daybook.create_event_table('orders')});
 is(append('moved', 'copy'), 1, 'and so does another database');
+
+# The same tables in a database with the OID of one that is gone.
+{
+	my $oid = 4_000_000_000;
+
+	$node->safe_psql('postgres', "CREATE DATABASE again TEMPLATE copy OID $oid");
+	is(append('moved', 'again'), $_, 'in a copy the stream goes on') for 2 .. 5;
+	$node->safe_psql('postgres', 'DROP DATABASE again');
+	$node->safe_psql('postgres', "CREATE DATABASE again TEMPLATE copy OID $oid");
+	is(append('moved', 'again'), 2, 'a new copy knows nothing of the old one');
+	$node->safe_psql('postgres', 'DROP DATABASE again');
+}
+
+# A table that has never had a committed row may be truncated.
+$node->safe_psql('postgres', q{
+SELECT daybook.create_event_table('emptied');
+BEGIN;
+INSERT INTO emptied (stream_id, type) SELECT 's', 'RolledBack' FROM generate_series(1, 3);
+ROLLBACK;
+TRUNCATE emptied;
+BEGIN;
+SAVEPOINT s;
+TRUNCATE emptied;
+INSERT INTO emptied (stream_id, type) SELECT 's', 'RolledBack' FROM generate_series(1, 3);
+ROLLBACK TO s;
+INSERT INTO emptied (stream_id, type) VALUES ('s', 'Happened');
+COMMIT});
+is($node->safe_psql('postgres', q{INSERT INTO emptied (stream_id, type) VALUES ('s', 'Happened') RETURNING version}),
+	2, 'after TRUNCATE of an empty table, and one that was rolled back');
+
+# Who is wrong about a stream is told the same at every isolation level, also
+# when the stream has moved on since his snapshot.
+for my $level ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
+{
+	my $stream = lc($level) =~ s/ /_/r;
+	my $told = qr/40001.*Stream "$stream": expected version 1, actual version 3\./s;
+	my $session = $node->background_psql('postgres', on_error_stop => 0);
+
+	append($stream);
+	$session->query_safe("BEGIN ISOLATION LEVEL $level");
+	$session->query_safe('SELECT count(*) FROM orders');
+	append($stream) for 2 .. 3;
+	$session->query("\\set VERBOSITY verbose\nINSERT INTO orders (stream_id, version, type) VALUES ('$stream', 2, 'Late')");
+	like($session->{stderr}, $told, "$level: 40001 with three figures");
+	$session->{stderr} = '';
+	$session->query('ROLLBACK');
+	$session->query_safe("BEGIN ISOLATION LEVEL $level");
+	$session->query_safe('SELECT count(*) FROM orders');
+	append($stream);
+	is($session->query("INSERT INTO orders (stream_id, type) VALUES ('$stream', 'Happened') RETURNING version"),
+		5, "$level: any version goes after what the snapshot does not see");
+	$session->query('COMMIT');
+	$session->quit;
+}
+
+# What a standby, or the server itself after a crash, begins with is nothing.
+{
+	my $standby = PostgreSQL::Test::Cluster->new('promoted');
+
+	append('survivor') for 1 .. 2;
+	$node->backup('base');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->start;
+	append('survivor');
+	$node->safe_psql('postgres', q{
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('survivor', 'Prepared');
+PREPARE TRANSACTION 'survivor'});
+	$node->wait_for_catchup($standby);
+	$standby->promote;
+	is($standby->safe_psql('postgres', q{
+COMMIT PREPARED 'survivor';
+INSERT INTO orders (stream_id, type) VALUES ('survivor', 'Happened') RETURNING version}), 5,
+		'a promoted standby goes on after what was prepared');
+	$standby->stop;
+
+	$node->stop('immediate');
+	$node->start;
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'survivor'});
+	is(append('survivor'), 4, 'so does a server that has crashed');
+}
 
 # The writer's outcome has been removed from pg_xact: it was long ago.
 {
