@@ -167,6 +167,35 @@ SELECT app_append('a-11', '{"type": "Five"}');
 DROP TRIGGER zz_skip ON app_orders;
 SELECT app_append('a-11', '{"type": "Three"}', 2);
 
+-- many events are stored several at a time, as many as fit and a trigger lets
+CREATE TRIGGER app_after_row AFTER INSERT ON app_orders FOR EACH ROW EXECUTE FUNCTION app_note();
+TRUNCATE app_log;
+SELECT first_version, last_version, last_id - first_id AS ids, duplicate
+FROM daybook.append('app_orders', 'a-13',
+	(SELECT jsonb_agg(jsonb_build_object('type', 'T' || i, 'event_id', lpad(i::text, 32, '0'), 'data', jsonb_build_object('n', i))) FROM generate_series(1, 250) i));
+SELECT count(*) FROM app_log;
+DROP TRIGGER app_after_row ON app_orders;
+SELECT first_version, last_version, duplicate
+FROM daybook.append('app_orders', 'a-13',
+	(SELECT jsonb_agg(jsonb_build_object('type', 'T' || i, 'event_id', lpad(i::text, 32, '0'))) FROM generate_series(101, 250) i));
+SELECT app_append('a-13', '[{"type": "T251"}, {"type": "T252", "data": {"secret": 1}}]');
+SELECT first_version, last_version
+FROM daybook.append('app_orders', 'a-13',
+	(SELECT jsonb_agg(jsonb_build_object('type', 'T' || i, 'data', jsonb_build_object('n', i, 'long', repeat(md5(i::text), 1000)))) FROM generate_series(251, 260) i));
+CREATE FUNCTION app_count_before() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.metadata := jsonb_build_object('before', (SELECT count(*) FROM app_orders WHERE stream_id = NEW.stream_id));
+	RETURN NEW;
+END $$;
+CREATE TRIGGER zz_count BEFORE INSERT ON app_orders FOR EACH ROW EXECUTE FUNCTION app_count_before();
+SELECT app_append('a-13', '[{"type": "T261"}, {"type": "T262"}, {"type": "T263"}]');
+DROP TRIGGER zz_count ON app_orders;
+SELECT count(*), min(version), max(version), count(*) FILTER (WHERE type = 'T' || version) AS in_order,
+	count(*) FILTER (WHERE data->'n' = to_jsonb(version)) AS with_data, count(*) FILTER (WHERE length(data->>'long') = 32000) AS long
+FROM app_orders WHERE stream_id = 'a-13';
+SELECT version, metadata FROM app_orders WHERE stream_id = 'a-13' AND metadata IS NOT NULL ORDER BY version;
+DROP FUNCTION app_count_before;
+
 -- privileges, read-only transactions
 CREATE ROLE app_writer;
 SET ROLE app_writer;

@@ -4,15 +4,18 @@
  *	  Writes the events of one append() call.
  *
  * Does what the executor does for INSERT, triggers and constraints included,
- * without planning a statement.
+ * without planning a statement.  Rows of a stream are stored several at a
+ * time, as COPY does, if no trigger but the version trigger sees them before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "append/append.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -21,10 +24,29 @@
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 
+/* Rows that wait to be stored together, and when their size is enough. */
+#define MAX_WAITING_ROWS	100
+#define MAX_WAITING_BYTES	65536
+
+typedef struct EventWriter
+{
+	EState	   *estate;
+	ResultRelInfo *target;
+	TransitionCaptureState *transition;
+	int			room;			/* 1: each row is stored by itself */
+	int			waiting;
+	Size		waiting_bytes;
+	TupleTableSlot *slots[MAX_WAITING_ROWS];
+} EventWriter;
+
 static ResultRelInfo *begin_insert(EState *estate, Relation rel);
+static int	rows_at_a_time(TriggerDesc *triggers, int count);
+static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
+static bool same_stream(const AppendEvent *a, const AppendEvent *b);
 static void fill_slot(TupleTableSlot *slot, const AppendEvent *event);
-static void insert_event(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
-						 TransitionCaptureState *transition);
+static void note_event(AppendResult *result, TupleTableSlot *slot, bool first);
+static void store_rows(EventWriter *writer);
+static void finish_row(EventWriter *writer, TupleTableSlot *slot);
 static Jsonb *empty_object(void);
 
 /* Appends events to streams that the caller has pinned. */
@@ -32,36 +54,44 @@ void
 WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *result)
 {
 	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *target = begin_insert(estate, rel);
-	TransitionCaptureState *transition;
-	TupleTableSlot *slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(rel),
-												  table_slot_callbacks(rel));
+	EventWriter writer = {.estate = estate, .target = begin_insert(estate, rel)};
 
+	RequireVersionTrigger(rel);
 	AfterTriggerBeginQuery();
-	transition = MakeTransitionCaptureState(target->ri_TrigDesc, RelationGetRelid(rel),
-											CMD_INSERT);
-	ExecBSInsertTriggers(estate, target);
+	writer.transition = MakeTransitionCaptureState(writer.target->ri_TrigDesc,
+												   RelationGetRelid(rel), CMD_INSERT);
+	writer.room = rows_at_a_time(writer.target->ri_TrigDesc, count);
+	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
 	{
-		bool		is_null;
-
-		ResetPerTupleExprContext(estate);
-		fill_slot(slot, &events[i]);
-		insert_event(estate, target, slot, transition);
-		result->last_id = DatumGetInt64(slot_getattr(slot, EVENT_ID, &is_null));
-		result->last_version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
-		if (i == 0)
-		{
-			result->first_id = result->last_id;
-			result->first_version = result->last_version;
-		}
+		/* whoever looks for another stream's last version must find all that is ours */
+		if (i > 0 && !same_stream(&events[i - 1], &events[i]))
+			store_rows(&writer);
+		note_event(result, prepare_row(&writer, &events[i]), i == 0);
+		if (writer.waiting == writer.room || writer.waiting_bytes >= MAX_WAITING_BYTES)
+			store_rows(&writer);
 	}
-	ExecASInsertTriggers(estate, target, transition);
+	store_rows(&writer);
+	ExecASInsertTriggers(estate, writer.target, writer.transition);
 	AfterTriggerEndQuery(estate);
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	ExecCloseResultRelations(estate);
 	ExecCloseRangeTableRelations(estate);
 	FreeExecutorState(estate);
+}
+
+/* A trigger of the user's may want to see the rows before its own. */
+static int
+rows_at_a_time(TriggerDesc *triggers, int count)
+{
+	int			before = 0;
+
+	for (int i = 0; i < triggers->numtriggers; i++)
+		if (TRIGGER_FOR_ROW(triggers->triggers[i].tgtype) &&
+			TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype) &&
+			TRIGGER_FOR_INSERT(triggers->triggers[i].tgtype))
+			before++;
+	return before == 1 ? Min(count, MAX_WAITING_ROWS) : 1;
 }
 
 static ResultRelInfo *
@@ -122,14 +152,20 @@ fill_slot(TupleTableSlot *slot, const AppendEvent *event)
 	ExecStoreVirtualTuple(slot);
 }
 
-static void
-insert_event(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
-			 TransitionCaptureState *transition)
+/* Makes the event's row, up to where INSERT would store it. */
+static TupleTableSlot *
+prepare_row(EventWriter *writer, const AppendEvent *event)
 {
-	Relation	rel = target->ri_RelationDesc;
-	List	   *recheck = NIL;
+	Relation	rel = writer->target->ri_RelationDesc;
+	TupleTableSlot *slot = writer->slots[writer->waiting];
 
-	if (!ExecBRInsertTriggers(estate, target, slot))
+	if (slot == NULL)
+		slot = writer->slots[writer->waiting] =
+			ExecInitExtraTupleSlot(writer->estate, RelationGetDescr(rel),
+								   table_slot_callbacks(rel));
+	ResetPerTupleExprContext(writer->estate);
+	fill_slot(slot, event);
+	if (!ExecBRInsertTriggers(writer->estate, writer->target, slot))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("a trigger on event table \"%s\" has suppressed an event",
@@ -138,15 +174,71 @@ insert_event(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 				 errhint("Let the trigger raise an error that says why.")));
 	slot->tts_tableOid = RelationGetRelid(rel);
 	if (rel->rd_att->constr)
-		ExecConstraints(target, slot, estate);
-	table_tuple_insert(rel, slot, estate->es_output_cid, 0, NULL);
-	if (target->ri_NumIndices > 0)
+		ExecConstraints(writer->target, slot, writer->estate);
+	if (writer->room > 1)
+		EventRowAccept(rel, slot);
+	writer->waiting_bytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
+	writer->waiting++;
+	return slot;
+}
+
+static bool
+same_stream(const AppendEvent *a, const AppendEvent *b)
+{
+	return VARSIZE_ANY_EXHDR(a->stream_id) == VARSIZE_ANY_EXHDR(b->stream_id) &&
+		memcmp(VARDATA_ANY(a->stream_id), VARDATA_ANY(b->stream_id),
+			   VARSIZE_ANY_EXHDR(a->stream_id)) == 0;
+}
+
+static void
+note_event(AppendResult *result, TupleTableSlot *slot, bool first)
+{
+	bool		is_null;
+
+	result->last_id = DatumGetInt64(slot_getattr(slot, EVENT_ID, &is_null));
+	result->last_version = DatumGetInt64(slot_getattr(slot, EVENT_VERSION, &is_null));
+	if (first)
+	{
+		result->first_id = result->last_id;
+		result->first_version = result->last_version;
+	}
+}
+
+/* Stores the rows that wait; those of a batch the access method has accepted. */
+static void
+store_rows(EventWriter *writer)
+{
+	Relation	rel = writer->target->ri_RelationDesc;
+
+	if (writer->waiting == 0)
+		return;
+	if (writer->room > 1)
+		GetHeapamTableAmRoutine()->multi_insert(rel, writer->slots, writer->waiting,
+												writer->estate->es_output_cid, 0, NULL);
+	else
+		table_tuple_insert(rel, writer->slots[0], writer->estate->es_output_cid, 0, NULL);
+	for (int i = 0; i < writer->waiting; i++)
+		finish_row(writer, writer->slots[i]);
+	writer->waiting = 0;
+	writer->waiting_bytes = 0;
+}
+
+/* Index entries, and triggers that come after the row. */
+static void
+finish_row(EventWriter *writer, TupleTableSlot *slot)
+{
+	List	   *recheck = NIL;
+
+	ResetPerTupleExprContext(writer->estate);
+	if (writer->target->ri_NumIndices > 0)
 #if PG_VERSION_NUM >= 160000
-		recheck = ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false);
+		recheck = ExecInsertIndexTuples(writer->target, slot, writer->estate, false, false,
+										NULL, NIL, false);
 #else
-		recheck = ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL);
+		recheck = ExecInsertIndexTuples(writer->target, slot, writer->estate, false, false,
+										NULL, NIL);
 #endif
-	ExecARInsertTriggers(estate, target, slot, recheck, transition);
+	ExecARInsertTriggers(writer->estate, writer->target, slot, recheck, writer->transition);
 	list_free(recheck);
 }
 

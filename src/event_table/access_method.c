@@ -155,6 +155,16 @@ accept_row(Relation rel, TupleTableSlot *slot, bool speculative)
 }
 
 /*
+ * For a caller who has heap store the row with others: what the access method
+ * would do first.
+ */
+void
+EventRowAccept(Relation rel, TupleTableSlot *slot)
+{
+	accept_row(rel, slot, false);
+}
+
+/*
  * Heap's index builds insist on heap's own routine in the relcache entry, so
  * it is lent for the length of the call.
  */

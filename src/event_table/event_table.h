@@ -55,6 +55,7 @@ typedef enum EventKey
 extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
+extern void RequireVersionTrigger(Relation rel);
 extern bool EventTableIsLogged(Relation rel);
 
 /* guard.c */
@@ -133,7 +134,10 @@ extern void AppendCallbacksInit(void);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
 											  int64 actual);
 
-/* access_method.c: called with each row of a typed table that is stored */
+/* access_method.c */
+extern void EventRowAccept(Relation rel, TupleTableSlot *slot);
+
+/* called with each row of a typed table that is stored */
 typedef void (*EventRowHook) (Relation rel, TupleTableSlot *slot);
 extern EventRowHook event_row_hook;
 

@@ -94,6 +94,18 @@ RequireEventTable(Relation rel)
 	return table;
 }
 
+/* RequireEventTable(), with an error for a table that is just being restored. */
+void
+RequireVersionTrigger(Relation rel)
+{
+	if (!RequireEventTable(rel)->has_trigger)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event table \"%s\" lacks its version trigger",
+						RelationGetRelationName(rel)),
+				 errhint("Restore it with its triggers.")));
+}
+
 static void
 make_cache(void)
 {

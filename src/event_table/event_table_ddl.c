@@ -154,12 +154,7 @@ require_event_table(Oid relid)
 {
 	Relation	rel = table_open(relid, NoLock);
 
-	if (!RequireEventTable(rel)->has_trigger)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("event table \"%s\" lacks its version trigger",
-						RelationGetRelationName(rel)),
-				 errhint("Restore it with its triggers.")));
+	RequireVersionTrigger(rel);
 	table_close(rel, NoLock);
 }
 
