@@ -53,7 +53,7 @@
  * Above this rate a round is followed by a short rest, so that the next one
  * has more to do: a round costs a transaction and a flush.
  */
-#define BUSY_EVENTS_PER_SECOND	4000
+#define BUSY_EVENTS_PER_SECOND	1500
 #define BUSY_REST				2	/* milliseconds */
 
 /* Seconds over which the rate is smoothed. */
