@@ -15,20 +15,22 @@ add_row() {
 payload='{"amount": 125, "currency": "EUR", "customer": "c-000481516", "items": [{"sku": "A-1001", "quantity": 2}, {"sku": "B-2044", "quantity": 1}], "note": "leave it with the neighbour", "channel": "web"}'
 
 set_sizes() {
+	local fsync=on
 	if [ -n "${short:-}" ]; then
 		: "${PEERS:=0}" "${ROUNDS:=1}" "${EVENTS:=400}" "${STREAMS:=800}" "${CLIENTS:=4}" "${SHARED_BUFFERS:=128MB}"
 		: "${BULK_EVENTS:=5000}" "${REBUILD_EVENTS:=5000}" "${HISTORY_EVENTS:=8000}" "${SECONDS_OF_LATENCY:=1}"
+		fsync=off
 	else
 		: "${ROUNDS:=5}" "${EVENTS:=100000}" "${STREAMS:=100000}" "${CLIENTS:=1 4 16}" "${SHARED_BUFFERS:=1GB}"
 		: "${BULK_EVENTS:=1000000}" "${REBUILD_EVENTS:=5000000}" "${HISTORY_EVENTS:=10000000}" "${SECONDS_OF_LATENCY:=10}"
 	fi
-		server_settings=(
+	server_settings=(
 		"shared_buffers = $SHARED_BUFFERS"
 		"max_wal_size = 8GB"
 		"checkpoint_timeout = 1h"
 		"max_connections = 50"
 		"autovacuum = off"
-		"fsync = on"
+		"fsync = $fsync"
 		"full_page_writes = on"
 		"jit = off"
 	)
@@ -97,11 +99,12 @@ fresh_database() {
 
 # Nothing is left to be done from what was run before: sessions have ended, WAL
 # is on disk, every event that was appended has its place in the log, and
-# projections have applied it.
+# projections have applied it.  New tables are not scanned for events any more.
 settle() {
 	ask_until_true "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'" "sessions to end"
 	ask_until_true "SELECT pg_current_wal_flush_lsn() >= '$(ask "SELECT pg_current_wal_insert_lsn()")'::pg_lsn - 8192" "the WAL writer"
 	ask_until_true "SELECT head >= $expected_head FROM daybook.sequencer_status" "the sequencer"
+	ask_until_true "SELECT mode = 'decoding' FROM daybook.sequencer_status" "the sequencer to decode"
 	ask_until_true "SELECT coalesce(min(position), $expected_head) >= $expected_head FROM daybook.projection_status" "projections"
 }
 

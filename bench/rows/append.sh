@@ -57,12 +57,14 @@ row_append() { append_cases plain daybook ${peers:+message_db emmett}; }
 row_expected() { append_cases plain daybook_expected ${peers:+message_db_expected emmett_expected}; }
 
 row_projected() {
-	local clients
-	for clients in $CLIENTS; do
-		make_event_tables
-		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
-		sql -c "VACUUM (ANALYZE)"
-		append_case off "$clients" plain daybook
+	local mode clients
+	for mode in off on; do
+		for clients in $CLIENTS; do
+			make_event_tables
+			sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
+			sql -c "VACUUM (ANALYZE)"
+			append_case "$mode" "$clients" plain daybook
+		done
 	done
 }
 
@@ -95,5 +97,7 @@ row_hot() {
 		if [ "$mode" = on ]; then events=$((EVENTS / 10 / 16 * 16)); fi
 		take_turns "synchronous_commit $mode, $clients clients" "$events" append_to_hot_stream \
 			plain_hot daybook_hot ${peers:+message_db_hot emmett_hot}
+		[ -z "$peers" ] || take_turns "synchronous_commit $mode, $clients clients, against message-db" "$events" \
+			append_to_hot_stream message_db_hot daybook_hot
 	done
 }

@@ -85,7 +85,7 @@ prepare_rebuild() {
 }
 
 row_rebuild() {
-	local before_each=prepare_rebuild reads_only=yes BULK_EVENTS=$REBUILD_EVENTS ROUNDS=$((ROUNDS < 3 ? ROUNDS : 3))
+	local before_each=prepare_rebuild reads_only=yes BULK_EVENTS=$REBUILD_EVENTS
 	make_event_tables
 	fill_event_tables
 	take_turns "$expected_head events" "$expected_head" rebuild plain daybook

@@ -92,6 +92,11 @@ row_read_all() {
 		$walk
 		SELECT * FROM daybook.read_all(:after, 1000);
 	SQL
+	cat >"$work/bench/daybook_columns.sql" <<-SQL
+		$walk
+		SELECT id, version, recorded_at, schema_version, event_id, recorded_by, stream_id, type, data, metadata, tags
+		FROM daybook.read_all(:after, 1000);
+	SQL
 	cat >"$work/bench/message_db.sql" <<-SQL
 		$walk
 		SELECT * FROM get_category_messages('order', :after, 1000);
@@ -105,7 +110,7 @@ row_read_all() {
 		ORDER BY transaction_id, global_position LIMIT 1000;
 	SQL
 	events=$((EVENTS * 4 > per_call ? EVENTS * 4 / per_call * per_call : per_call))
-	take_turns "batches of $per_call out of $total" "$events" read_with plain daybook ${peers:+message_db}
+	take_turns "batches of $per_call out of $total" "$events" read_with plain daybook daybook_columns ${peers:+message_db}
 	if [ -n "$peers" ]; then
 		# sorts all that is left for every batch
 		events=$per_call
