@@ -136,7 +136,7 @@ SELECT daybook.drop_projection('call');
 CREATE TABLE upcast (id bigint PRIMARY KEY, n int);
 CREATE FUNCTION refuse_99(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object('n', 1 / (($1->>'n')::int - 99)) $$;
 SELECT daybook.create_upcaster('account', 'Counted', 1, 'refuse_99(jsonb)'::regprocedure);
-SELECT daybook.create_projection('upcast', '{account}', 'INSERT INTO upcast SELECT id, (data->>''n'')::int FROM new_events', '{upcast}');
+SELECT daybook.create_projection('upcast', '{account}', 'INSERT INTO upcast SELECT id, (data->>''n'')::int FROM new_events', '{upcast}', on_error => 'stop');
 SELECT reach('upcast', 'failed');
 SELECT count(*) FROM upcast;
 SELECT position - :base AS position, error_sqlstate, error_message, error_context ~ 'stream "account-1", version 15' AS tells_event

@@ -136,8 +136,6 @@ typedef struct Suspects
 /* suspects.c */
 extern void SuspectsNarrow(Suspects *suspects, const EventBatch *batch);
 extern void SuspectsPassed(Suspects *suspects, int64 count, int64 position);
-extern bool ErrorIsTransient(int sqlstate);
-extern bool ErrorIsForeign(int sqlstate);
 extern void ProjectionErrorSet(ProjectionError *error, const ErrorData *data);
 
 /* A handler made ready to run. */

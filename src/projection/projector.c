@@ -24,6 +24,7 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "event_table/event_table.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -107,7 +108,16 @@ typedef struct Projector
 	int64		batch_end;		/* position after it */
 	char	   *first_stream;	/* of its first event */
 	List	   *queued;			/* ParkedEvents met on the way */
+	List	   *unreadable;		/* UnreadableEvents: causes of parking met on the way */
+	ParkedStreams *unreadable_streams;	/* of these, NULL if there are none */
 } Projector;
+
+/* An event that no handler will see: its upcaster fails. */
+typedef struct UnreadableEvent
+{
+	ParkedEvent event;
+	ErrorData  *error;
+} UnreadableEvent;
 
 static void projector_init(Projector *projector, const ProjectorLaunch *launch);
 static void detach_slot(int code, Datum arg);
@@ -122,7 +132,12 @@ static ProjectorStep claim(Projector *projector, Projection *projection, Project
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
 static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
-static void take_event(Projector *projector, LogEvent *event);
+static bool take_event(Projector *projector, LogEvent *event);
+static ParkedEvent *parked_event(const LogEvent *event, char *stream_id);
+static bool take_unreadable(Projector *projector, LogEvent *event, char *stream_id);
+static void park_passed(Projector *projector);
+static void passed_parked(Projector *projector);
+static ErrorData *copy_error(const ErrorData *error);
 static void apply_batch(Projector *projector, Handler *handler);
 static void batch_succeeded(Projector *projector);
 static bool broken_off(Projector *projector, ErrorData *error);
@@ -133,7 +148,7 @@ static void load_parked(Projector *projector);
 static TimestampTz next_try(int attempts, long first_pause);
 static void record_failure(Projector *projector, ErrorData *error, bool failed, bool isolated);
 static Projection *lock_claimed(Projector *projector, ProjectionProgress *progress);
-static void report_failure(Projector *projector, ErrorData *error);
+static void report_failure(Projector *projector, int64 position, ErrorData *error);
 static void wait_for_work(Projector *projector, ProjectorStep step);
 static void reload_settings(void);
 
@@ -262,6 +277,8 @@ begin_batch(Projector *projector)
 	projector->has_batch = false;
 	memset(&projector->batch, 0, sizeof(EventBatch));
 	projector->queued = NIL;
+	projector->unreadable = NIL;
+	projector->unreadable_streams = NULL;
 	SetCurrentStatementStartTimestamp();
 }
 
@@ -328,7 +345,7 @@ advance(Projector *projector, Handler *handler, ProjectionProgress *progress)
 	check_not_ahead(projector);
 	more = read_batch(projector, handler->projection, &progress->position);
 	apply_batch(projector, handler);
-	ParkBehind(projector->name, projector->queued);
+	park_passed(projector);
 	if (progress->position != before || progress->error.sqlstate != NULL)
 	{
 		progress->attempts = 0;
@@ -347,6 +364,7 @@ advanced(Projector *projector, const ProjectionProgress *progress)
 {
 	projector->progress_tid = progress->tid;
 	projector->position = progress->position;
+	passed_parked(projector);
 	batch_succeeded(projector);
 	ConditionVariableBroadcast(&projector->database->projected);
 }
@@ -481,6 +499,7 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
+	bool		stopped = false;
 
 	/* a batch is a second's worth at most */
 	if (projection->max_rate > 0)
@@ -494,40 +513,128 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
 	EventReaderLimit(reader, MAX_SCANNED);
 	EventReaderExpect(reader, limit);
-	while (batch->count < limit && (event = EventReaderNext(reader)) != NULL)
-		take_event(projector, event);
-	*position = EventReaderPosition(reader);
+	EventReaderCatch(reader);
+	while (!stopped && batch->count < limit && (event = EventReaderNext(reader)) != NULL)
+		stopped = !take_event(projector, event);
+	*position = EventReaderPosition(reader) - (stopped ? 1 : 0);
 	EventReaderEnd(reader);
 	OwnerContextLeave(&owner);
 	projector->batch_end = *position;
 	projector->has_batch = true;
-	return batch->count == limit || *position - projector->position >= MAX_SCANNED;
+	return stopped || batch->count == limit || *position - projector->position >= MAX_SCANNED;
 }
 
-/* Puts an event into the batch, or behind those of its stream that are parked. */
-static void
+/*
+ * Puts an event into the batch, or behind those of its stream that are parked.
+ * False if the batch has to end before it.
+ */
+static bool
 take_event(Projector *projector, LogEvent *event)
 {
 	bool		isnull;
 	Datum		stream = heap_getattr(event->tuple, EVENT_STREAM_ID, projector->batch.event_desc, &isnull);
 	char	   *stream_id = TextDatumGetCString(stream);
 
-	if (ParkedStreamsHave(projector->parked, event->event_table, stream_id))
+	if (ParkedStreamsHave(projector->parked, event->event_table, stream_id) ||
+		(projector->unreadable_streams != NULL &&
+		 ParkedStreamsHave(projector->unreadable_streams, event->event_table, stream_id)))
 	{
-		ParkedEvent *parked = palloc(sizeof(ParkedEvent));
-
-		parked->place.position = event->entry.position;
-		parked->place.event_table = event->event_table;
-		parked->place.event_id = event->entry.id;
-		parked->stream_id = stream_id;
-		projector->queued = lappend(projector->queued, parked);
-		return;
+		projector->queued = lappend(projector->queued, parked_event(event, stream_id));
+		return true;
 	}
+	if (event->error != NULL)
+		return take_unreadable(projector, event, stream_id);
 	if (projector->batch.count == 0)
 		projector->first_stream = stream_id;
 	else
 		pfree(stream_id);
 	EventBatchAdd(&projector->batch, event);
+	return true;
+}
+
+static ParkedEvent *
+parked_event(const LogEvent *event, char *stream_id)
+{
+	ParkedEvent *parked = palloc(sizeof(ParkedEvent));
+
+	parked->place.position = event->entry.position;
+	parked->place.event_table = event->event_table;
+	parked->place.event_id = event->entry.id;
+	parked->stream_id = stream_id;
+	return parked;
+}
+
+/*
+ * An event whose upcaster fails is parked at once, or ends the batch before
+ * it, or is the one that the projection stops at.
+ */
+static bool
+take_unreadable(Projector *projector, LogEvent *event, char *stream_id)
+{
+	if (projector->parks && !ErrorIsForeign(event->error->sqlerrcode))
+	{
+		UnreadableEvent *unreadable = palloc(sizeof(UnreadableEvent));
+
+		unreadable->event = *parked_event(event, stream_id);
+		unreadable->error = copy_error(event->error);
+		projector->unreadable = lappend(projector->unreadable, unreadable);
+		if (projector->unreadable_streams == NULL)
+			projector->unreadable_streams = ParkedStreamsCreate(CurrentMemoryContext);
+		ParkedStreamsAdd(projector->unreadable_streams, event->event_table, stream_id);
+		return true;
+	}
+	if (event->entry.position > projector->position + 1)
+		return false;
+	EventBatchAdd(&projector->batch, event);
+	projector->has_batch = true;
+	ReThrowError(event->error);
+	return false;				/* not reached */
+}
+
+/* What the message needs, to outlive the event. */
+static ErrorData *
+copy_error(const ErrorData *error)
+{
+	ErrorData  *copy = palloc0(sizeof(ErrorData));
+
+	copy->sqlerrcode = error->sqlerrcode;
+	copy->message = pstrdup(error->message ? error->message : "");
+	copy->detail = error->detail ? pstrdup(error->detail) : NULL;
+	copy->context = error->context ? pstrdup(error->context) : NULL;
+	return copy;
+}
+
+/* Parks what the batch has met and will not apply. */
+static void
+park_passed(Projector *projector)
+{
+	ListCell   *lc;
+
+	ParkBehind(projector->name, projector->queued);
+	foreach(lc, projector->unreadable)
+	{
+		UnreadableEvent *unreadable = lfirst(lc);
+		ProjectionError reason;
+
+		ProjectionErrorSet(&reason, unreadable->error);
+		ParkCause(projector->name, &unreadable->event, &reason, 1);
+	}
+}
+
+/* The same once that is committed. */
+static void
+passed_parked(Projector *projector)
+{
+	ListCell   *lc;
+
+	foreach(lc, projector->unreadable)
+	{
+		UnreadableEvent *unreadable = lfirst(lc);
+
+		ParkedStreamsAdd(projector->parked, unreadable->event.place.event_table,
+						 unreadable->event.stream_id);
+		report_failure(projector, unreadable->event.place.position - 1, unreadable->error);
+	}
 }
 
 static void
@@ -604,7 +711,7 @@ batch_failed(Projector *projector, ErrorData *error)
 	{
 		projector->retry_at = next_try(projector->attempts++, FAILED_PAUSE);
 		record_failure(projector, error, true, projector->has_batch && count == 1);
-		report_failure(projector, error);
+		report_failure(projector, projector->position, error);
 	}
 	return STEP_MORE;
 }
@@ -633,14 +740,14 @@ park(Projector *projector, ErrorData *error)
 	ProjectionError reason;
 	Projection *projection;
 
-	report_failure(projector, error);
+	report_failure(projector, projector->position, error);
 	ProjectionErrorSet(&reason, error);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	projection = lock_claimed(projector, &progress);
 	if (projection != NULL)
 	{
-		ParkBehind(projector->name, projector->queued);
+		park_passed(projector);
 		ParkCause(projector->name, &event, &reason, projector->attempts + 1);
 		progress.position = projector->batch_end;
 		progress.attempts = 0;
@@ -655,6 +762,7 @@ park(Projector *projector, ErrorData *error)
 	projector->claimed = projection != NULL;
 	if (projection == NULL)
 		return;
+	passed_parked(projector);
 	ParkedStreamsAdd(projector->parked, event.place.event_table, event.stream_id);
 	projector->progress_tid = progress.tid;
 	projector->position = progress.position;
@@ -729,12 +837,12 @@ lock_claimed(Projector *projector, ProjectionProgress *progress)
 }
 
 static void
-report_failure(Projector *projector, ErrorData *error)
+report_failure(Projector *projector, int64 position, ErrorData *error)
 {
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
 			 errmsg("projection \"%s\" failed after position " INT64_FORMAT ": %s",
-					projector->name, projector->position, error->message),
+					projector->name, position, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->context ? errcontext("%s", error->context) : 0));
 }

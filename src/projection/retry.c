@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
+#include "error_class.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "projection/parking.h"
@@ -200,12 +201,19 @@ read_rows(const Projection *projection, List *rows, EventBatch *batch)
 			reader = NULL;
 		}
 		if (reader == NULL)
+		{
 			reader = EventReaderBegin(GetActiveSnapshot(), position - 1, &filter, true);
+			/* what lies in between is of no interest here */
+			EventReaderCatch(reader);
+		}
 		EventReaderLimit(reader, position - EventReaderPosition(reader));
 		while ((event = EventReaderNext(reader)) != NULL)
 		{
-			if (event->entry.position == position)
-				EventBatchAdd(batch, event);
+			if (event->entry.position != position)
+				continue;
+			if (event->error != NULL)
+				ReThrowError(event->error);
+			EventBatchAdd(batch, event);
 		}
 	}
 	EventReaderEnd(reader);

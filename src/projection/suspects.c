@@ -37,41 +37,6 @@ SuspectsPassed(Suspects *suspects, int64 count, int64 position)
 		suspects->limit = Max(suspects->count / 2, 1);
 }
 
-/* Failures that may pass by themselves: the same batch may go through later. */
-bool
-ErrorIsTransient(int sqlstate)
-{
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
-		sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_QUERY_CANCELED;
-}
-
-/*
- * Failures that do not come from the event's data: a table that is missing, a
- * right that was taken away, a disk that is full.  Every event would fail so.
- */
-bool
-ErrorIsForeign(int sqlstate)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlstate))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
-		case ERRCODE_INVALID_TRANSACTION_STATE:
-		case ERRCODE_INVALID_SCHEMA_NAME:
-		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-		case ERRCODE_CONFIG_FILE_ERROR:
-		case ERRCODE_INTERNAL_ERROR:
-			return true;
-		default:
-			return false;
-	}
-}
-
 /* The texts stay those of the error data; the event is not known. */
 void
 ProjectionErrorSet(ProjectionError *error, const ErrorData *data)

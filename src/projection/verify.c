@@ -213,6 +213,8 @@ build(Verification *verification)
 		OwnerContextEnter(&owner, projection);
 		EventBatchInit(&batch);
 		reader = EventReaderBegin(GetActiveSnapshot(), position, &filter, true);
+		/* of what is parked or not looked at, upcasters may fail */
+		EventReaderCatch(reader);
 		EventReaderLimit(reader, verification->end - position);
 		more = verification->end > position && fill_batch(verification, reader, &batch, sample);
 		position = EventReaderPosition(reader);
@@ -254,6 +256,8 @@ fill_batch(Verification *verification, EventReader *reader, EventBatch *batch, P
 			if (!wanted)
 				continue;
 		}
+		if (event->error != NULL)
+			ReThrowError(event->error);
 		EventBatchAdd(batch, event);
 	}
 	return true;

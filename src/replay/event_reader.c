@@ -20,8 +20,10 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "error_class.h"
 #include "miscadmin.h"
 #include "replay/event_reader.h"
 #include "replay/event_source.h"
@@ -31,6 +33,7 @@
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 /* Log entries that are read at a time. */
 #define CHUNK_MAX_ENTRIES	256
@@ -68,6 +71,7 @@ typedef struct ChunkEntry
 	SourceTable *source;
 	LogEntry	log;
 	HeapTuple	tuple;			/* copy, where the chunk was fetched in advance */
+	ErrorData  *error;			/* of its upcaster */
 } ChunkEntry;
 
 /* A set of strings, sorted by length and bytes. */
@@ -85,6 +89,7 @@ struct EventReader
 	Snapshot	snapshot;
 	bool		check_privileges;
 	bool		as_stored;
+	bool		catches;		/* errors of upcasters are part of the event */
 	bool		filters;		/* some filter is set */
 	bool		filters_tables;
 	int			event_table_count;
@@ -133,6 +138,9 @@ static bool text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber c
 static bool may_become_wanted(EventReader *reader, SourceTable *source);
 static bool type_is_wanted(const text *type, void *types);
 static void upcast_events(EventReader *reader);
+static void upcast_next(EventReader *reader, int64 *wanted);
+static void upcast_or_catch(EventReader *reader, int64 *wanted);
+static void forget_upcasting(EventReader *reader);
 static HeapTuple upcast_event(EventReader *reader, SourceTable *source, HeapTuple tuple);
 
 EventReader *
@@ -227,6 +235,12 @@ void
 EventReaderExpect(EventReader *reader, int64 events)
 {
 	reader->expected = events;
+}
+
+void
+EventReaderCatch(EventReader *reader)
+{
+	reader->catches = true;
 }
 
 /* Locks on the event tables are kept to the end of the transaction. */
@@ -352,6 +366,7 @@ read_chunk(EventReader *reader)
 			break;
 		}
 		reader->entry_count++;
+		entry->error = NULL;
 		entry->source = find_source(reader, entry->log.table_no);
 		if (!entry->source->wanted)
 			continue;
@@ -452,6 +467,7 @@ take_event(EventReader *reader, ChunkEntry *entry)
 	reader->event.event_table = entry->source->relid;
 	reader->event.tuple = reader->fetched ? entry->tuple :
 		ExecFetchSlotHeapTuple(entry->source->slot, false, &should_free);
+	reader->event.error = entry->error;
 	return true;
 }
 
@@ -629,11 +645,25 @@ type_is_wanted(const text *type, void *types)
 static void
 upcast_events(EventReader *reader)
 {
-	Upcasting  *last = NULL;
 	int64		wanted = reader->expected > 0 ? reader->expected : PG_INT64_MAX;
 
 	MemoryContextSwitchTo(reader->chunk_context);
 	while (reader->upcast_count < reader->entry_count && wanted > 0)
+	{
+		if (reader->catches)
+			upcast_or_catch(reader, &wanted);
+		else
+			upcast_next(reader, &wanted);
+	}
+	MemoryContextSwitchTo(reader->context);
+}
+
+static void
+upcast_next(EventReader *reader, int64 *wanted)
+{
+	Upcasting  *last = NULL;
+
+	while (reader->upcast_count < reader->entry_count && *wanted > 0)
 	{
 		ChunkEntry *entry = &reader->entries[reader->upcast_count++];
 		SourceTable *source = entry->source;
@@ -649,11 +679,59 @@ upcast_events(EventReader *reader)
 			last = source->upcasting;
 			entry->tuple = upcast_event(reader, source, entry->tuple);
 		}
-		wanted -= entry->tuple != NULL;
+		*wanted -= entry->tuple != NULL;
 	}
 	if (last)
 		UpcastRest(last);
-	MemoryContextSwitchTo(reader->context);
+}
+
+/*
+ * The same up to the first failure, which becomes part of its event.  One
+ * subtransaction for many events: it costs more than most upcasters.
+ */
+static void
+upcast_or_catch(EventReader *reader, int64 *wanted)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		upcast_next(reader, wanted);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ErrorIsTransient(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		forget_upcasting(reader);
+		reader->entries[reader->upcast_count - 1].error = error;
+		(*wanted)--;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/* No function runs as the owner of its table any more. */
+static void
+forget_upcasting(EventReader *reader)
+{
+	HASH_SEQ_STATUS status;
+	SourceTable *source;
+
+	hash_seq_init(&status, reader->sources);
+	while ((source = hash_seq_search(&status)) != NULL)
+		if (source->upcasting)
+			UpcastAborted(source->upcasting);
 }
 
 /* NULL if the event is dropped, or is not of a wanted type after all. */

@@ -32,6 +32,8 @@ typedef struct LogEvent
 	Oid			event_table;
 	HeapTuple	tuple;			/* laid out as daybook.event; lives until the
 								 * next call of EventReaderNext */
+	ErrorData  *error;			/* why it cannot be upcast: the tuple is as
+								 * stored; NULL but after EventReaderCatch */
 } LogEvent;
 
 typedef struct EventReader EventReader;
@@ -57,6 +59,12 @@ extern void EventReaderSeek(EventReader *reader, int64 after);
  * takes the limit away.
  */
 extern void EventReaderLimit(EventReader *reader, int64 max_scanned);
+
+/*
+ * Delivers events whose upcaster fails with the error, rather than raise it.
+ * Errors that may pass by themselves are still raised.
+ */
+extern void EventReaderCatch(EventReader *reader);
 
 /* How many further events the caller wants, so that no more is read ahead. */
 extern void EventReaderExpect(EventReader *reader, int64 events);

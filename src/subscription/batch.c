@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "commands/sequence.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "miscadmin.h"
 #include "subscription/batch.h"
 #include "utils/snapmgr.h"
@@ -46,6 +47,7 @@ typedef struct BatchStream
 	int64		first;			/* position of its first event in the queue */
 	bool		exhausted;		/* all it has in the queue is in the batch */
 	int64		delivered_upto; /* last of these, 0: none */
+	bool		stuck;			/* the next that it has in the queue cannot be read */
 } BatchStream;
 
 /* An event of the queue that the batch may hand out. */
@@ -65,11 +67,18 @@ static int	compare_held(const ListCell *a, const ListCell *b);
 static int64 read_log(Batch *batch);
 static bool is_full(const Batch *batch);
 static void take_held(Batch *batch, int64 before);
-static void take_logged(Batch *batch, LogEvent *event);
+static void leave_unreadable(Batch *batch, BatchStream *stream, LogEvent *event);
+static bool take_logged(Batch *batch, LogEvent *event);
+static bool may_park(const Batch *batch, const LogEvent *event);
+static char *unreadable_reason(const LogEvent *event);
+static BatchStream *stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
+								   const StreamKey *key, const LogEvent *event);
 static bool is_queued(const BatchPartition *part, int64 position);
 static BatchStream *enter_stream(Batch *batch, const StreamKey *key, HeldStream *row);
 static BatchStream *find_held(Batch *batch, BatchPartition *part, const StreamKey *key);
 static void park_suspect(Batch *batch, BatchPartition *part, BatchStream *stream, int64 position);
+static void park(BatchPartition *part, BatchStream *stream, int64 position,
+				 const char *reason, const char *consumer);
 static void put_into_queue(Batch *batch, BatchPartition *part, const LogEvent *event,
 						   const StreamKey *key);
 static void hand_out(Batch *batch, BatchPartition *part, const LogEvent *event,
@@ -262,9 +271,8 @@ read_log(Batch *batch)
 		take_held(batch, event ? event->entry.position : PG_INT64_MAX);
 		if (event == NULL)
 			done = EventReaderPosition(batch->log.reader);
-		if (event == NULL || is_full(batch))
+		if (event == NULL || is_full(batch) || !take_logged(batch, event))
 			break;
-		take_logged(batch, event);
 		done = event->entry.position;
 	}
 	OwnerReaderEnd(&batch->log);
@@ -291,11 +299,18 @@ take_held(Batch *batch, int64 before)
 		if (held->event->position >= before)
 			break;
 		batch->next_held++;
+		if (held->stream->stuck)
+			continue;
 		part->streams = list_append_unique_ptr(part->streams, held->stream);
 		event = OwnerReaderAt(&batch->queue, held->event->position);
 		if (event == NULL)
 		{
 			part->gone = lappend(part->gone, held->event);
+			continue;
+		}
+		if (event->error != NULL)
+		{
+			leave_unreadable(batch, held->stream, event);
 			continue;
 		}
 		hand_out(batch, part, event, batch->queue.event_desc,
@@ -304,8 +319,21 @@ take_held(Batch *batch, int64 before)
 	}
 }
 
-/* Hands out an event of the log, or has it put into the queue. */
+/* An event of the queue that cannot be read goes on blocking its stream. */
 static void
+leave_unreadable(Batch *batch, BatchStream *stream, LogEvent *event)
+{
+	if (may_park(batch, event))
+		HeldStreamBlock(stream->row, event->entry.position, 0, unreadable_reason(event), NULL);
+	stream->stuck = true;
+	stream->exhausted = false;
+}
+
+/*
+ * Hands out an event of the log, or has it put into the queue; false if the
+ * batch has to end before it.
+ */
+static bool
 take_logged(Batch *batch, LogEvent *event)
 {
 	int			limit = batch->sub->delivery_limit;
@@ -313,31 +341,75 @@ take_logged(Batch *batch, LogEvent *event)
 	StreamKey	key;
 	BatchPartition *part;
 	BatchStream *stream;
+	bool		queues;
 
 	part = batch->by_number[PartitionOfEvent(batch->sub, event, batch->log.event_desc, &key)];
 	if (part == NULL || position <= part->start || is_queued(part, position))
-		return;
+		return true;
 
 	stream = find_held(batch, part, &key);
 	if (stream == NULL &&
 		DeliveriesSuspicious(&part->partition->deliveries, position) >= limit)
 	{
-		HeldStream *row = HeldStreamMake(&key, part->partition->number,
-										 EventStreamId(event, batch->log.event_desc));
-
-		stream = enter_stream(batch, &key, row);
+		stream = stream_to_park(batch, part, stream, &key, event);
 		park_suspect(batch, part, stream, position);
 	}
-	if (stream && position >= stream->first && !stream->exhausted)
+	queues = stream && position >= stream->first && !stream->exhausted;
+	if (!queues && event->error != NULL)
+	{
+		if (!may_park(batch, event))
+			return false;
+		stream = stream_to_park(batch, part, stream, &key, event);
+		park(part, stream, position, unreadable_reason(event), NULL);
+		queues = true;
+	}
+	if (queues)
 	{
 		put_into_queue(batch, part, event, &key);
-		return;
+		return true;
 	}
 	hand_out(batch, part, event, batch->log.event_desc,
 			 DeliveriesOf(&part->partition->deliveries, position) + 1);
 	part->last_logged = position;
 	if (part->first_logged == 0)
 		part->first_logged = position;
+	return true;
+}
+
+/*
+ * Whether an event whose upcaster fails can be set aside.  If the reason is
+ * not in the event, what is before it is handed out, and then the consumer is
+ * told.
+ */
+static bool
+may_park(const Batch *batch, const LogEvent *event)
+{
+	if (!ErrorIsForeign(event->error->sqlerrcode))
+		return true;
+	if (batch->count == 0)
+		ReThrowError(event->error);
+	return false;
+}
+
+static char *
+unreadable_reason(const LogEvent *event)
+{
+	const ErrorData *error = event->error;
+
+	return psprintf("upcaster failed with SQLSTATE %s: %s%s%s",
+					unpack_sql_state(error->sqlerrcode), error->message ? error->message : "",
+					error->context ? "\n" : "", error->context ? error->context : "");
+}
+
+static BatchStream *
+stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
+			   const StreamKey *key, const LogEvent *event)
+{
+	if (stream != NULL)
+		return stream;
+	return enter_stream(batch, key,
+						HeldStreamMake(key, part->partition->number,
+									   EventStreamId(event, batch->log.event_desc)));
 }
 
 /* Does the queue have this event of the log already? */
@@ -371,6 +443,7 @@ enter_stream(Batch *batch, const StreamKey *key, HeldStream *row)
 	stream->first = queue ? ((QueuedEvent *) linitial(queue))->position : 0;
 	stream->exhausted = false;
 	stream->delivered_upto = 0;
+	stream->stuck = false;
 	return stream;
 }
 
@@ -389,10 +462,16 @@ find_held(Batch *batch, BatchPartition *part, const StreamKey *key)
 static void
 park_suspect(Batch *batch, BatchPartition *part, BatchStream *stream, int64 position)
 {
-	HeldStreamBlock(stream->row, position, 0,
-					psprintf("handed out %d times without an acknowledgement",
-							 batch->sub->delivery_limit),
-					part->partition->consumer);
+	park(part, stream, position,
+		 psprintf("handed out %d times without an acknowledgement", batch->sub->delivery_limit),
+		 part->partition->consumer);
+}
+
+static void
+park(BatchPartition *part, BatchStream *stream, int64 position,
+	 const char *reason, const char *consumer)
+{
+	HeldStreamBlock(stream->row, position, 0, reason, consumer);
 	if (stream->first == 0 || stream->first > position)
 		stream->first = position;
 	stream->exhausted = false;

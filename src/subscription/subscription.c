@@ -303,6 +303,7 @@ OwnerReaderBegin(OwnerReader *reader, const Subscription *sub, int64 after)
 	reader->owner = sub->owner;
 	reader->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
 	reader->reader = EventReaderBegin(GetActiveSnapshot(), after, &filter, true);
+	EventReaderCatch(reader->reader);
 }
 
 /* The owner has to have the right to read what consumers get. */
