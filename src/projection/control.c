@@ -18,6 +18,7 @@
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "compat.h"
+#include "daybook.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
@@ -29,9 +30,12 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
-static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place);
+static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place,
+							 int parallel);
+static void check_parallel(const Projection *projection, int parallel);
+static int	limit_parallel(const Projection *projection, int parallel);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
-static void restart_rebuild(const Projection *projection, int max_rate);
+static void restart_rebuild(const Projection *projection, int max_rate, int parallel);
 static void check_not_referenced(const Projection *projection);
 static bool array_has_relation(ArrayType *array, Oid relation);
 static void clear_error(ProjectionProgress *progress);
@@ -91,16 +95,18 @@ daybook_rebuild_projection(PG_FUNCTION_ARGS)
 	ProjectionProgress progress;
 	Projection *projection;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 0)
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 0 || PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rebuild_projection needs a name and a max_rate of 0 or more")));
+				 errmsg("rebuild_projection needs a name, a max_rate of 0 or more, and parallel")));
 	projection = ProjectionToChange(fcinfo, &progress);
+	check_parallel(projection, PG_GETARG_INT32(3));
 	check_tables_not_shared(projection);
-	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1)))
+	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1),
+						 PG_GETARG_INT32(3)))
 		empty_and_refill(projection, &progress);
 	else
-		restart_rebuild(projection, PG_GETARG_INT32(2));
+		restart_rebuild(projection, PG_GETARG_INT32(2), PG_GETARG_INT32(3));
 	PG_RETURN_VOID();
 }
 
@@ -112,19 +118,27 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	Projection *projection;
 	Projection	changed;
 
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name of the projection must not be null")));
+				 errmsg("name and parallel of alter_projection must not be null")));
 	projection = ProjectionToChange(fcinfo, &progress);
 	if (!PG_ARGISNULL(2))
 		projection->batch_size = PG_GETARG_INT32(2);
 	if (!PG_ARGISNULL(3))
 		projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	if (!PG_ARGISNULL(4))
+		projection->independent_streams = PG_GETARG_BOOL(4);
 	ProjectionCheckSettings(projection);
+	check_parallel(projection, PG_GETARG_INT32(5));
 	ProjectionUpdate(projection);
 	if (PG_ARGISNULL(1))
 	{
+		if (PG_GETARG_INT32(5) > 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("alter_projection rebuilds for a new handler only"),
+					 errhint("Leave parallel out, and call daybook.rebuild_projection() with it.")));
 		ProjectionSaveChange(projection, &progress);
 		PG_RETURN_VOID();
 	}
@@ -133,7 +147,7 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	ProjectionSetHandler(&changed, fcinfo, 1);
 	HandlerCheck(&changed);
 	check_tables_not_shared(projection);
-	if (rebuild_in_place(projection, true, false))
+	if (rebuild_in_place(projection, true, false, PG_GETARG_INT32(5)))
 	{
 		ProjectionUpdate(&changed);
 		empty_and_refill(&changed, &progress);
@@ -141,7 +155,7 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	else
 	{
 		ProjectionSaveChange(projection, &progress);
-		restart_rebuild(&changed, 0);
+		restart_rebuild(&changed, 0, PG_GETARG_INT32(5));
 	}
 	PG_RETURN_VOID();
 }
@@ -161,7 +175,7 @@ daybook_cancel_rebuild(PG_FUNCTION_ARGS)
  * stands still has no worker that could exchange the tables.
  */
 static bool
-rebuild_in_place(const Projection *projection, bool may_choose, bool in_place)
+rebuild_in_place(const Projection *projection, bool may_choose, bool in_place, int parallel)
 {
 	char	   *obstacle;
 
@@ -170,11 +184,17 @@ rebuild_in_place(const Projection *projection, bool may_choose, bool in_place)
 	else if (projection->is_paused)
 		obstacle = "It is paused.";
 	else if (!may_choose && in_place)
-		return true;
+		obstacle = "It is to be rebuilt in place.";
 	else
 		obstacle = CopiesObstacle(projection);
 	if (obstacle == NULL)
 		return false;
+	if (parallel > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" cannot be rebuilt in parallel", projection->name),
+				 errdetail_internal("%s", obstacle),
+				 errhint("Only a rebuild beside the tables can have more than one worker.")));
 	if (!may_choose && !in_place)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -186,6 +206,40 @@ rebuild_in_place(const Projection *projection, bool may_choose, bool in_place)
 				(errmsg("projection \"%s\" is rebuilt in place", projection->name),
 				 errdetail_internal("%s", obstacle)));
 	return true;
+}
+
+static void
+check_parallel(const Projection *projection, int parallel)
+{
+	if (parallel < 1 || parallel > MAX_REBUILD_SHARES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parallel must be between 1 and %d", MAX_REBUILD_SHARES),
+				 errdetail("It is %d.", parallel)));
+	if (parallel > 1 && !projection->independent_streams)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" cannot be rebuilt in parallel", projection->name),
+				 errdetail("It does not say that its streams are independent."),
+				 errhint("If its rows do not depend on the order of events of different streams, call daybook.alter_projection() with independent_streams => true.")));
+}
+
+/* More workers than can run would only take turns. */
+static int
+limit_parallel(const Projection *projection, int parallel)
+{
+	int			limit = Max(Min(daybook_max_projectors, max_worker_processes), 1);
+
+	if (parallel <= limit)
+		return parallel;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("projection \"%s\" is rebuilt by %d workers rather than %d",
+					projection->name, limit, parallel),
+			 errdetail("daybook.max_projectors is %d, and max_worker_processes %d.",
+					   daybook_max_projectors, max_worker_processes),
+			 errhint("Increase these, and call daybook.rebuild_projection() again.")));
+	return limit;
 }
 
 /* Empties the tables, which are filled again by live batches. */
@@ -210,11 +264,11 @@ empty_and_refill(Projection *projection, ProjectionProgress *progress)
 
 /* Begins to fill copies of the tables, anew if that is going on. */
 static void
-restart_rebuild(const Projection *projection, int max_rate)
+restart_rebuild(const Projection *projection, int max_rate, int parallel)
 {
 	check_not_referenced(projection);
 	(void) RebuildCancel(projection->name);
-	RebuildStart(projection, max_rate);
+	RebuildStart(projection, max_rate, limit_parallel(projection, parallel));
 }
 
 /* The new rows may lack what rows of other tables refer to. */

@@ -40,12 +40,13 @@ enum
 	ARG_BATCH_SIZE,
 	ARG_ON_ERROR,
 	ARG_FROM_POSITION,
+	ARG_INDEPENDENT_STREAMS,
 	ARG_COUNT
 };
 
 static const char *const argument_names[ARG_COUNT] = {
 	"name", "sources", "handler", "tables", "mode", "types", "categories",
-	"batch_size", "on_error", "from_position"
+	"batch_size", "on_error", "from_position", "independent_streams"
 };
 
 static void check_not_null(FunctionCallInfo fcinfo);
@@ -125,6 +126,8 @@ projection_from_arguments(FunctionCallInfo fcinfo)
 	projection->batch_size = PG_GETARG_INT32(ARG_BATCH_SIZE);
 	projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(ARG_ON_ERROR));
 	projection->from_position = PG_GETARG_INT64(ARG_FROM_POSITION);
+	projection->independent_streams = PG_GETARG_BOOL(ARG_INDEPENDENT_STREAMS);
+	projection->shares = 1;
 	projection->created_at = GetCurrentTimestamp();
 	return projection;
 }

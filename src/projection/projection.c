@@ -60,6 +60,10 @@ enum
 	P_LIVE_TABLES,
 	P_MAX_RATE,
 	P_REBUILT_AT,
+	P_INDEPENDENT_STREAMS,
+	P_SHARE,
+	P_SHARES,
+	P_SHARE_END,
 	P_COLUMNS
 };
 
@@ -95,6 +99,7 @@ typedef struct OwnScan
 static void own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name);
 static Relation open_own_table(const char *name, LOCKMODE lock);
 static void own_scan_end(OwnScan *scan);
+static int	compare_shares(const ListCell *a, const ListCell *b);
 static Projection *projection_from_tuple(HeapTuple tuple, TupleDesc desc);
 static void projection_values(const Projection *projection, Datum *values, bool *nulls);
 static void progress_from_tuple(HeapTuple tuple, TupleDesc desc, ProjectionProgress *progress);
@@ -206,10 +211,11 @@ ProjectionLoadAll(void)
 	return result;
 }
 
-/* The rebuild of a projection that is in progress, NULL if there is none. */
-Projection *
+/* The rebuild of a projection that is in progress: its shares in their order, NIL if there is none. */
+List *
 ProjectionLoadRebuild(const char *name)
 {
+	List	   *shares = NIL;
 	ListCell   *lc;
 
 	foreach(lc, ProjectionLoadAll())
@@ -217,9 +223,16 @@ ProjectionLoadRebuild(const char *name)
 		Projection *projection = lfirst(lc);
 
 		if (projection->rebuild_of != NULL && strcmp(projection->rebuild_of, name) == 0)
-			return projection;
+			shares = lappend(shares, projection);
 	}
-	return NULL;
+	list_sort(shares, compare_shares);
+	return shares;
+}
+
+static int
+compare_shares(const ListCell *a, const ListCell *b)
+{
+	return ((Projection *) lfirst(a))->share - ((Projection *) lfirst(b))->share;
 }
 
 void
@@ -457,6 +470,11 @@ projection_from_tuple(HeapTuple tuple, TupleDesc desc)
 	projection->max_rate = DatumGetInt32(values[P_MAX_RATE]);
 	if (!nulls[P_REBUILT_AT])
 		projection->rebuilt_at = DatumGetTimestampTz(values[P_REBUILT_AT]);
+	projection->independent_streams = DatumGetBool(values[P_INDEPENDENT_STREAMS]);
+	projection->share = DatumGetInt32(values[P_SHARE]);
+	projection->shares = DatumGetInt32(values[P_SHARES]);
+	if (!nulls[P_SHARE_END])
+		projection->share_end = DatumGetInt64(values[P_SHARE_END]);
 	projection->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	projection->tid = tuple->t_self;
 	return projection;
@@ -491,6 +509,11 @@ projection_values(const Projection *projection, Datum *values, bool *nulls)
 	nulls[P_LIVE_TABLES] = projection->live_tables == NULL;
 	values[P_MAX_RATE] = Int32GetDatum(projection->max_rate);
 	values[P_REBUILT_AT] = int8_or_null(projection->rebuilt_at, &nulls[P_REBUILT_AT]);
+	values[P_INDEPENDENT_STREAMS] = BoolGetDatum(projection->independent_streams);
+	values[P_SHARE] = Int32GetDatum(projection->share);
+	values[P_SHARES] = Int32GetDatum(projection->shares);
+	values[P_SHARE_END] = Int64GetDatum(projection->share_end);
+	nulls[P_SHARE_END] = projection->shares == 1;
 }
 
 /* Replaces the row that the projection was read from. */

@@ -23,6 +23,9 @@ struct LogEvent;
 
 #define PROJECTION_MAX_BATCH_SIZE	1000000
 
+/* Workers of one rebuild. */
+#define MAX_REBUILD_SHARES			64
+
 /* A row of daybook.projection. */
 typedef struct Projection
 {
@@ -46,6 +49,10 @@ typedef struct Projection
 	ArrayType  *live_tables;	/* the originals of tables, in their order */
 	int			max_rate;		/* events per second, 0: no limit */
 	TimestampTz rebuilt_at;		/* 0: never */
+	bool		independent_streams;	/* the order across streams does not matter */
+	int			share;			/* rebuild in parallel: the streams whose hash is this, */
+	int			shares;			/* modulo this number; 1: all streams */
+	int64		share_end;		/* and no further than this position */
 
 	/* which version of the row this is, for caches */
 	TransactionId xmin;
@@ -86,7 +93,7 @@ extern void ProjectionGatePass(const char *name);
 extern Projection *ProjectionLoad(const char *name);
 extern Projection *ProjectionLoadIfNewer(const char *name, const Projection *known);
 extern List *ProjectionLoadAll(void);
-extern Projection *ProjectionLoadRebuild(const char *name);
+extern List *ProjectionLoadRebuild(const char *name);
 extern void ProjectionInsert(Projection *projection);
 extern void ProjectionUpdate(Projection *projection);
 extern void ProjectionSetState(Projection *projection, bool paused);
@@ -197,8 +204,9 @@ extern Projection *ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgres
 extern void ProjectionSaveChange(Projection *projection, ProjectionProgress *progress);
 
 /* rebuild.c */
-extern void RebuildStart(const Projection *projection, int max_rate);
+extern void RebuildStart(const Projection *projection, int max_rate, int shares);
 extern bool RebuildCancel(const char *name);
+extern bool RebuildShareDone(const Projection *share);
 extern bool RebuildSwap(Projection *rebuild, ProjectionProgress *progress);
 extern bool RebuildWasAskedFor(const char *name);
 

@@ -24,7 +24,14 @@ CREATE TABLE daybook.projection (
 	rebuild_of text COLLATE "C",
 	live_tables regclass[],
 	max_rate int NOT NULL DEFAULT 0,
-	rebuilt_at timestamptz
+	rebuilt_at timestamptz,
+	-- no row depends on the order of events of different streams
+	independent_streams boolean NOT NULL DEFAULT false,
+	-- a rebuild in parallel: one of several rows, each for a share of the
+	-- streams up to a position, from which on one goes on alone
+	share int NOT NULL DEFAULT 0,
+	shares int NOT NULL DEFAULT 1,
+	share_end bigint
 );
 COMMENT ON TABLE daybook.projection IS 'definitions of projections; read daybook.projection_status';
 SELECT pg_catalog.pg_extension_config_dump('daybook.projection', '');
@@ -71,11 +78,12 @@ CREATE FUNCTION daybook.create_projection(
 	categories text[] DEFAULT NULL,
 	batch_size int DEFAULT 1000,
 	on_error text DEFAULT 'park',
-	from_position bigint DEFAULT 0
+	from_position bigint DEFAULT 0,
+	independent_streams boolean DEFAULT false
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_create_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.create_projection(text, regclass[], text, regclass[], text, text[], text[], int, text, bigint) IS
+COMMENT ON FUNCTION daybook.create_projection(text, regclass[], text, regclass[], text, text[], text[], int, text, bigint, boolean) IS
 'keeps tables up to date by SQL over the relation new_events';
 
 CREATE FUNCTION daybook.create_projection(
@@ -88,11 +96,12 @@ CREATE FUNCTION daybook.create_projection(
 	categories text[] DEFAULT NULL,
 	batch_size int DEFAULT 1000,
 	on_error text DEFAULT 'park',
-	from_position bigint DEFAULT 0
+	from_position bigint DEFAULT 0,
+	independent_streams boolean DEFAULT false
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_create_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.create_projection(text, regclass[], regprocedure, regclass[], text, text[], text[], int, text, bigint) IS
+COMMENT ON FUNCTION daybook.create_projection(text, regclass[], regprocedure, regclass[], text, text[], text[], int, text, bigint, boolean) IS
 'keeps tables up to date by a function that is called for each event';
 
 CREATE FUNCTION daybook.pause_projection(name text) RETURNS void

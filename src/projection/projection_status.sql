@@ -45,7 +45,8 @@ SELECT
 	p.on_error,
 	p.from_position,
 	p.created_at,
-	p.rebuilt_at
+	p.rebuilt_at,
+	p.independent_streams
 FROM daybook.projection p
 JOIN daybook.projection_position q ON q.name = p.name
 CROSS JOIN (SELECT daybook.head() AS head) h

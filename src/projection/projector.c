@@ -125,6 +125,8 @@ static ProjectorStep project_or_fail(Projector *projector);
 static ProjectorStep project(Projector *projector);
 static bool advance(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void advanced(Projector *projector, const ProjectionProgress *progress);
+static ProjectorStep share_done(Projector *projector);
+static int	share_of_rate(const Projection *projection);
 static ProjectorStep swap(Projector *projector);
 static void begin_batch(Projector *projector);
 static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
@@ -316,8 +318,10 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 	Projection *projection = handler->projection;
 	int64		head = pg_atomic_read_u64(&projector->database->head);
 	int64		before = progress->position;
-	int			max_rate = projection->max_rate;
+	int			max_rate = share_of_rate(projection);
 	bool		is_rebuild = projection->rebuild_of != NULL;
+	bool		is_share = projection->shares > 1;
+	int64		share_end = projection->share_end;
 	bool		more;
 
 	more = advance(projector, handler, progress);
@@ -325,7 +329,9 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 
 	projector->wait_beyond = progress->position > before ? progress->position : Max(head, before);
 	advanced(projector, progress);
-	if (is_rebuild && !more)
+	if (is_share && progress->position >= share_end)
+		return share_done(projector);
+	if (is_rebuild && !is_share && !more)
 		return swap(projector);
 	if (max_rate > 0)
 		projector->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -367,6 +373,36 @@ advanced(Projector *projector, const ProjectionProgress *progress)
 	passed_parked(projector);
 	batch_succeeded(projector);
 	ConditionVariableBroadcast(&projector->database->projected);
+}
+
+/* One of several workers of a rebuild that has done its part. */
+static ProjectorStep
+share_done(Projector *projector)
+{
+	Handler    *handler;
+	bool		goes_on;
+
+	StartTransactionCommand();
+	handler = lock_extension() ? HandlerGet(projector->name) : NULL;
+	if (handler == NULL)
+	{
+		CommitTransactionCommand();
+		return STEP_EXIT;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	goes_on = RebuildShareDone(handler->projection);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	/* who goes on alone has the others' parked events */
+	projector->claimed = false;
+	return goes_on ? STEP_MORE : STEP_EXIT;
+}
+
+/* Events per second, 0 for no limit. */
+static int
+share_of_rate(const Projection *projection)
+{
+	return projection->max_rate > 0 ? Max(projection->max_rate / projection->shares, 1) : 0;
 }
 
 /*
@@ -493,7 +529,10 @@ check_not_ahead(Projector *projector)
 static bool
 read_batch(Projector *projector, const Projection *projection, int64 *position)
 {
-	EventFilter filter = {projection->sources, projection->categories, projection->types};
+	EventFilter filter = {projection->sources, projection->categories, projection->types,
+		.shares = projection->shares, .share = projection->share
+	};
+	int64		max_scanned = (int64) MAX_SCANNED * projection->shares;
 	EventBatch *batch = &projector->batch;
 	int64		limit = projector->suspects.limit ? projector->suspects.limit : projector->batch_size;
 	OwnerContext owner;
@@ -503,7 +542,9 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 
 	/* a batch is a second's worth at most */
 	if (projection->max_rate > 0)
-		limit = Min(limit, projection->max_rate);
+		limit = Min(limit, share_of_rate(projection));
+	if (projection->shares > 1)
+		max_scanned = Min(max_scanned, projection->share_end - projector->position);
 	projector->max_batch_size = projection->batch_size;
 	projector->wanted = limit;
 	projector->parks = strcmp(projection->on_error, "park") == 0;
@@ -511,17 +552,19 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	/* as the owner, who has to have the right to read what the handler gets */
 	OwnerContextEnter(&owner, projection);
 	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
-	EventReaderLimit(reader, MAX_SCANNED);
+	if (max_scanned > 0)
+		EventReaderLimit(reader, max_scanned);
 	EventReaderExpect(reader, limit);
 	EventReaderCatch(reader);
-	while (!stopped && batch->count < limit && (event = EventReaderNext(reader)) != NULL)
+	while (!stopped && max_scanned > 0 && batch->count < limit &&
+		   (event = EventReaderNext(reader)) != NULL)
 		stopped = !take_event(projector, event);
 	*position = EventReaderPosition(reader) - (stopped ? 1 : 0);
 	EventReaderEnd(reader);
 	OwnerContextLeave(&owner);
 	projector->batch_end = *position;
 	projector->has_batch = true;
-	return stopped || batch->count == limit || *position - projector->position >= MAX_SCANNED;
+	return stopped || batch->count == limit || *position - projector->position >= max_scanned;
 }
 
 /*

@@ -9,6 +9,11 @@
  * its worker exchanges the files of tables and copies, takes its position and
  * its parked events over to the projection, and removes itself.
  *
+ * In parallel, it begins as several projections into the same copies, each for
+ * a share of the streams, up to the end that the log has then.  Whoever comes
+ * there last lets all go on to the new end if that is far, or else has one of
+ * them go on alone, as any rebuild.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -19,9 +24,11 @@
 #include "projection/parking.h"
 #include "projection/projection.h"
 #include "projection/projector_slots.h"
+#include "sequencer/log_scan.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
@@ -33,21 +40,30 @@
 #define REBUILD_BATCH_SIZE			50000
 #define REBUILD_FUNCTION_BATCH_SIZE	5000
 
+/* So many events, for each of the workers, are not left to one alone. */
+#define REBUILD_ROUND_EVENTS		50000
+
 /* projections whose rebuild this session asked for, in TopMemoryContext */
 static List *asked_for = NIL;
 
-static char *rebuild_name(void);
+static void start_share(const Projection *rebuild);
+static Projection *find_share(List *shares, const char *name);
+static bool is_at_end(const Projection *share);
+static bool all_at_end(List *shares);
+static void begin_round(List *shares, int64 end);
+static void go_on_alone(List *shares);
+static char *share_name(const char *rebuild, int share);
+static char *rebuild_name(int shares);
 
 /* Starts the rebuild of a projection, which the caller has locked. */
 void
-RebuildStart(const Projection *projection, int max_rate)
+RebuildStart(const Projection *projection, int max_rate, int shares)
 {
 	Projection	rebuild = *projection;
-	ProjectionProgress progress;
 	int			batch_size = projection->has_function ? REBUILD_FUNCTION_BATCH_SIZE : REBUILD_BATCH_SIZE;
 	MemoryContext save;
 
-	rebuild.name = rebuild_name();
+	rebuild.name = rebuild_name(shares);
 	rebuild.is_paused = false;
 	rebuild.restored_pid = 0;
 	rebuild.batch_size = Max(projection->batch_size, batch_size);
@@ -56,16 +72,29 @@ RebuildStart(const Projection *projection, int max_rate)
 	rebuild.live_tables = projection->tables;
 	rebuild.max_rate = max_rate;
 	rebuild.tables = CopiesCreate(projection, rebuild.name, true);
-	ProjectionInsert(&rebuild);
-	memset(&progress, 0, sizeof(progress));
-	progress.position = rebuild.from_position;
-	ProgressInsert(&rebuild, &progress);
+	rebuild.shares = shares;
+	rebuild.share_end = Max(LogHead(GetActiveSnapshot()), rebuild.from_position);
+	for (rebuild.share = 0; rebuild.share < shares; rebuild.share++)
+		start_share(&rebuild);
 	SuperviseAtCommit();
 
 	save = MemoryContextSwitchTo(TopMemoryContext);
 	if (!RebuildWasAskedFor(projection->name))
 		asked_for = lappend(asked_for, pstrdup(projection->name));
 	MemoryContextSwitchTo(save);
+}
+
+static void
+start_share(const Projection *rebuild)
+{
+	Projection	share = *rebuild;
+	ProjectionProgress progress;
+
+	share.name = share_name(rebuild->name, rebuild->share);
+	ProjectionInsert(&share);
+	memset(&progress, 0, sizeof(progress));
+	progress.position = share.from_position;
+	ProgressInsert(&share, &progress);
 }
 
 /* Whether this session asked for the rebuild, if there is one. */
@@ -86,18 +115,153 @@ RebuildWasAskedFor(const char *name)
 bool
 RebuildCancel(const char *name)
 {
-	Projection *rebuild = ProjectionLoadRebuild(name);
+	List	   *shares = ProjectionLoadRebuild(name);
+	ListCell   *lc;
 
-	if (rebuild == NULL)
+	if (shares == NIL)
 		return false;
-	ProjectionLockFromWorker(rebuild->name);
-	rebuild = ProjectionLoadRebuild(name);
-	CopiesDrop(rebuild->name);
-	ParkedDelete(rebuild->name);
-	ProgressDelete(rebuild->name);
-	ProjectionDelete(rebuild);
-	ProjectorNotifyAtCommit(rebuild->name);
+	foreach(lc, shares)
+	{
+		Projection *share = lfirst(lc);
+
+		ProjectionLockFromWorker(share->name);
+	}
+	/* it may have changed while this waited for the locks */
+	shares = ProjectionLoadRebuild(name);
+	foreach(lc, shares)
+	{
+		Projection *share = lfirst(lc);
+
+		if (share->share == 0)
+			CopiesDrop(share->name);
+		ParkedDelete(share->name);
+		ProgressDelete(share->name);
+		ProjectionDelete(share);
+		ProjectorNotifyAtCommit(share->name);
+	}
 	return true;
+}
+
+/*
+ * Called by a worker that has come to the end of its share, without a lock.
+ * The last of them decides how the rebuild goes on; others stop, which makes
+ * room for those who have no worker yet.  Returns whether this one goes on.
+ */
+bool
+RebuildShareDone(const Projection *share)
+{
+	List	   *shares = ProjectionLoadRebuild(share->rebuild_of);
+	bool		is_last = all_at_end(shares);
+	Projection *first;
+	Projection *own;
+	int64		head;
+	ListCell   *lc;
+
+	/* in the order of shares, so that two who end at once do not block each other */
+	foreach(lc, shares)
+	{
+		Projection *other = lfirst(lc);
+
+		if (is_last || strcmp(other->name, share->name) == 0)
+			ProjectionLock(other->name);
+	}
+	shares = ProjectionLoadRebuild(share->rebuild_of);
+	own = find_share(shares, share->name);
+	if (own == NULL)
+		return false;
+	/* another worker was faster */
+	if (own->shares == 1 || !is_at_end(own))
+		return true;
+	if (!is_last)
+	{
+		ProjectionSetState(own, true);
+		return false;
+	}
+	first = linitial(shares);
+	head = LogHead(GetActiveSnapshot());
+	if (head - first->share_end > (int64) REBUILD_ROUND_EVENTS * first->shares)
+	{
+		begin_round(shares, head);
+		return true;
+	}
+	go_on_alone(shares);
+	return own == first;
+}
+
+static Projection *
+find_share(List *shares, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, shares)
+	{
+		if (strcmp(((Projection *) lfirst(lc))->name, name) == 0)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static bool
+is_at_end(const Projection *share)
+{
+	ProjectionProgress progress;
+
+	return ProgressLoad(share->name, &progress) && progress.position >= share->share_end;
+}
+
+static bool
+all_at_end(List *shares)
+{
+	ListCell   *lc;
+
+	foreach(lc, shares)
+	{
+		if (!is_at_end(lfirst(lc)))
+			return false;
+	}
+	return true;
+}
+
+/* Lets all shares go on to a new end. */
+static void
+begin_round(List *shares, int64 end)
+{
+	ListCell   *lc;
+
+	foreach(lc, shares)
+	{
+		Projection *share = lfirst(lc);
+
+		share->share_end = end;
+		ProjectionSetState(share, false);
+		ProjectorNotifyAtCommit(share->name);
+	}
+	SuperviseAtCommit();
+}
+
+/* Lets the first share be all of the rebuild from here on. */
+static void
+go_on_alone(List *shares)
+{
+	Projection *first = linitial(shares);
+	ProjectionProgress progress;
+	ListCell   *lc;
+
+	for_each_from(lc, shares, 1)
+	{
+		Projection *other = lfirst(lc);
+
+		ParkedMove(other->name, first->name);
+		ProgressDelete(other->name);
+		ProjectionDelete(other);
+		ProjectorNotifyAtCommit(other->name);
+	}
+	first->shares = 1;
+	ProjectionSetState(first, false);
+	if (!ProgressLoad(first->name, &progress))
+		elog(ERROR, "projection \"%s\" has no progress", first->name);
+	ProjectionSaveChange(first, &progress);
+	SuperviseAtCommit();
 }
 
 /*
@@ -135,16 +299,26 @@ RebuildSwap(Projection *rebuild, ProjectionProgress *progress)
 	return true;
 }
 
-/* A name that neither a projection nor a schema has. */
+/* The first share has the name of the rebuild, which is that of the copies' schema too. */
 static char *
-rebuild_name(void)
+share_name(const char *rebuild, int share)
+{
+	return share == 0 ? pstrdup(rebuild) : psprintf("%s_%d", rebuild, share);
+}
+
+/* A name that neither a schema nor, for any of its shares, a projection has. */
+static char *
+rebuild_name(int shares)
 {
 	for (int n = 1;; n++)
 	{
 		char	   *name = psprintf("daybook_rebuild_%d", n);
+		bool		is_free = !OidIsValid(get_namespace_oid(name, true));
 
 		CHECK_FOR_INTERRUPTS();
-		if (!OidIsValid(get_namespace_oid(name, true)) && ProjectionLoad(name) == NULL)
+		for (int share = 0; is_free && share < shares; share++)
+			is_free = ProjectionLoad(share_name(name, share)) == NULL;
+		if (is_free)
 			return name;
 		pfree(name);
 	}

@@ -149,33 +149,38 @@ REVOKE EXECUTE ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) FROM PUBLI
 CREATE FUNCTION daybook.rebuild_projection(
 	name text,
 	in_place boolean DEFAULT NULL,
-	max_rate int DEFAULT 0
+	max_rate int DEFAULT 0,
+	parallel int DEFAULT 1
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_rebuild_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int) IS
+COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int, int) IS
 'fills a projection''s tables from the events again: beside the old rows, which then give way to the new ones, or in place';
 
 CREATE FUNCTION daybook.alter_projection(
 	name text,
 	handler text DEFAULT NULL,
 	batch_size int DEFAULT NULL,
-	on_error text DEFAULT NULL
+	on_error text DEFAULT NULL,
+	independent_streams boolean DEFAULT NULL,
+	parallel int DEFAULT 1
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_alter_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.alter_projection(text, text, int, text) IS
+COMMENT ON FUNCTION daybook.alter_projection(text, text, int, text, boolean, int) IS
 'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
 
 CREATE FUNCTION daybook.alter_projection(
 	name text,
 	handler regprocedure,
 	batch_size int DEFAULT NULL,
-	on_error text DEFAULT NULL
+	on_error text DEFAULT NULL,
+	independent_streams boolean DEFAULT NULL,
+	parallel int DEFAULT 1
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_alter_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.alter_projection(text, regprocedure, int, text) IS
+COMMENT ON FUNCTION daybook.alter_projection(text, regprocedure, int, text, boolean, int) IS
 'changes a projection; a new handler begins with a rebuild, and the old one goes on until that is done';
 
 CREATE FUNCTION daybook.cancel_rebuild(name text) RETURNS boolean
@@ -184,40 +189,69 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.cancel_rebuild(text) IS
 'gives up the rebuild of a projection, whose tables stay as they are; false if there was none';
 
+-- A rebuild is as far as the share that is furthest behind; how fast it is and
+-- how long it takes comes from all of them.
 CREATE VIEW daybook.rebuild_progress AS
 SELECT
-	p.rebuild_of AS projection,
+	r.projection,
 	CASE
-		WHEN q.failed_at IS NOT NULL THEN 'failed'
-		WHEN q.error_sqlstate IS NOT NULL THEN 'retrying'
-		WHEN w.projection IS NULL THEN 'waiting for a worker'
-		WHEN q.position >= h.head THEN 'swapping'
+		WHEN e.failed_at IS NOT NULL THEN 'failed'
+		WHEN e.error_sqlstate IS NOT NULL THEN 'retrying'
+		WHEN r.workers = 0 THEN 'waiting for a worker'
+		WHEN r.position >= h.head THEN 'swapping'
 		ELSE 'running'
 	END AS state,
-	p.created_at AS started_at,
-	q.position,
+	r.started_at,
+	r.position,
 	h.head,
-	greatest(h.head - q.position, 0) AS events_left,
-	round(r.rate, 1) AS events_per_second,
-	CASE WHEN r.rate > 0 THEN pg_catalog.make_interval(secs => round((greatest(h.head - q.position, 0) / r.rate), 1)::float8) END AS time_left,
-	nullif(p.max_rate, 0) AS max_rate,
-	(SELECT count(*) FROM daybook.projection_parked k WHERE k.projection = p.name) AS parked_events,
-	q.error_sqlstate,
-	CASE WHEN pg_catalog.pg_has_role(p.owner, 'USAGE') THEN q.error_message END AS error_message,
-	CASE WHEN pg_catalog.pg_has_role(p.owner, 'USAGE') THEN q.error_detail END AS error_detail,
-	q.error_position,
-	q.attempts,
-	q.retry_at,
-	w.worker_pid,
-	q.updated_at
-FROM daybook.projection p
-JOIN daybook.projection_position q ON q.name = p.name
-CROSS JOIN (SELECT daybook.head() AS head) h
-CROSS JOIN LATERAL (
-	SELECT (q.position - p.from_position) / nullif(extract(epoch FROM q.updated_at - p.created_at), 0) AS rate
+	l.events_left,
+	round(t.rate, 1) AS events_per_second,
+	CASE WHEN t.rate > 0 THEN pg_catalog.make_interval(secs => round(l.events_left / t.rate, 1)::float8) END AS time_left,
+	nullif(r.max_rate, 0) AS max_rate,
+	r.parked_events,
+	e.error_sqlstate,
+	CASE WHEN pg_catalog.pg_has_role(r.owner, 'USAGE') THEN e.error_message END AS error_message,
+	CASE WHEN pg_catalog.pg_has_role(r.owner, 'USAGE') THEN e.error_detail END AS error_detail,
+	e.error_position,
+	coalesce(e.attempts, 0) AS attempts,
+	e.retry_at,
+	r.worker_pid,
+	r.updated_at,
+	r.parallel,
+	r.workers
+FROM (
+	SELECT
+		p.rebuild_of AS projection,
+		p.owner,
+		min(p.created_at) AS started_at,
+		min(p.from_position) AS from_position,
+		max(p.max_rate) AS max_rate,
+		max(p.shares) AS parallel,
+		min(q.position) AS position,
+		avg(q.position) AS reached,
+		sum((SELECT count(*) FROM daybook.projection_parked k WHERE k.projection = p.name))::bigint AS parked_events,
+		count(w.projection)::int AS workers,
+		min(w.worker_pid) AS worker_pid,
+		max(q.updated_at) AS updated_at
+	FROM daybook.projection p
+	JOIN daybook.projection_position q ON q.name = p.name
+	LEFT JOIN daybook.projector_workers() w ON w.projection = p.name
+	WHERE p.rebuild_of IS NOT NULL
+	GROUP BY p.rebuild_of, p.owner
 ) r
-LEFT JOIN daybook.projector_workers() w ON w.projection = p.name
-WHERE p.rebuild_of IS NOT NULL;
+CROSS JOIN (SELECT daybook.head() AS head) h
+CROSS JOIN LATERAL (SELECT greatest(ceil(h.head - r.reached), 0)::bigint AS events_left) l
+CROSS JOIN LATERAL (
+	SELECT (r.reached - r.from_position) / nullif(extract(epoch FROM r.updated_at - r.started_at), 0) AS rate
+) t
+LEFT JOIN LATERAL (
+	SELECT q.*
+	FROM daybook.projection p
+	JOIN daybook.projection_position q ON q.name = p.name
+	WHERE p.rebuild_of = r.projection AND q.error_sqlstate IS NOT NULL
+	ORDER BY q.failed_at IS NULL, p.share
+	LIMIT 1
+) e ON true;
 COMMENT ON VIEW daybook.rebuild_progress IS 'rebuilds in progress: how far, how fast, and how long they will take';
 GRANT SELECT ON daybook.rebuild_progress TO PUBLIC;
 

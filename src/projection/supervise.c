@@ -67,7 +67,7 @@ static void reap_pending_launches(void);
 static List *find_candidates(long *next_call);
 static bool being_restored(const Projection *projection);
 static bool may_start(const char *name, long *next_call);
-static Candidate *make_candidate(const char *name, int64 head);
+static Candidate *make_candidate(const Projection *projection, int64 head);
 static int	compare_candidates(const ListCell *a, const ListCell *b);
 static bool start(const Candidate *candidate, long *next_call);
 static void make_room(int left_out);
@@ -173,7 +173,7 @@ find_candidates(long *next_call)
 		if (being_restored(projection))
 			call_within(next_call, RESTORE_PAUSE);
 		else if (may_start(projection->name, next_call))
-			candidates = lappend(candidates, make_candidate(projection->name, head));
+			candidates = lappend(candidates, make_candidate(projection, head));
 	}
 	list_sort(candidates, compare_candidates);
 	return candidates;
@@ -225,16 +225,18 @@ may_start(const char *name, long *next_call)
 	return false;
 }
 
+/* A rebuild that has caught up still has to exchange the tables. */
 static Candidate *
-make_candidate(const char *name, int64 head)
+make_candidate(const Projection *projection, int64 head)
 {
 	Candidate  *candidate = palloc(sizeof(Candidate));
 	ProjectionProgress progress;
 
-	candidate->name = name;
-	candidate->has_work = ProgressLoad(name, &progress) &&
-		progress.position < head && progress.retry_at <= GetCurrentTimestamp();
-	candidate->last_launch = *launch_time(name);
+	candidate->name = projection->name;
+	candidate->has_work = ProgressLoad(projection->name, &progress) &&
+		(progress.position < head || projection->rebuild_of != NULL) &&
+		progress.retry_at <= GetCurrentTimestamp();
+	candidate->last_launch = *launch_time(projection->name);
 	return candidate;
 }
 

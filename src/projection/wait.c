@@ -137,7 +137,7 @@ wait_for_sequencer(const Wait *wait)
 static void
 wait_for_rebuild(const Wait *wait)
 {
-	if (ProjectionLoadRebuild(wait->name) == NULL)
+	if (ProjectionLoadRebuild(wait->name) == NIL)
 		return;
 	ConditionVariablePrepareToSleep(&wait->database->projected);
 	while (rebuild_goes_on(wait->name))
@@ -148,18 +148,22 @@ wait_for_rebuild(const Wait *wait)
 static bool
 rebuild_goes_on(const char *name)
 {
-	Projection *rebuild = ProjectionLoadRebuild(name);
-	ProjectionProgress progress;
+	List	   *shares = ProjectionLoadRebuild(name);
+	ListCell   *lc;
 
-	if (rebuild == NULL || !ProgressLoad(rebuild->name, &progress))
-		return false;
-	if (progress.failed_at != 0)
+	foreach(lc, shares)
+	{
+		ProjectionProgress progress;
+
+		if (!ProgressLoad(((Projection *) lfirst(lc))->name, &progress) || progress.failed_at == 0)
+			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("rebuild of projection \"%s\" has failed after position " INT64_FORMAT, name, progress.position),
 				 errdetail("The error was %s.", progress.error.sqlstate),
 				 errhint("See daybook.rebuild_progress; it is tried again until it goes through or you call daybook.cancel_rebuild().")));
-	return true;
+	}
+	return shares != NIL;
 }
 
 /* Until the projection's position is at least the target; returns it. */

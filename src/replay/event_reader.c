@@ -22,6 +22,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "compat.h"
 #include "error_class.h"
 #include "miscadmin.h"
@@ -96,6 +97,8 @@ struct EventReader
 	Oid		   *event_tables;
 	StringSet	categories;
 	StringSet	types;
+	int			shares;
+	int			share;
 
 	LogScan    *log;
 	HTAB	   *sources;
@@ -133,6 +136,7 @@ static bool sweep_to(SourceTable *source, int64 id);
 static bool next_index_tuple(Sweep *sweep);
 static void search_index(Sweep *sweep, int64 id);
 static bool passes_filter(EventReader *reader, SourceTable *source);
+static bool is_in_share(EventReader *reader, TupleTableSlot *slot);
 static bool text_in_set(const StringSet *set, TupleTableSlot *slot, AttrNumber column,
 						bool category);
 static bool may_become_wanted(EventReader *reader, SourceTable *source);
@@ -168,7 +172,9 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	set_event_tables(reader, filter ? filter->event_tables : NULL);
 	make_string_set(&reader->categories, filter ? filter->categories : NULL);
 	make_string_set(&reader->types, filter ? filter->types : NULL);
-	reader->filters = reader->filters_tables ||
+	reader->shares = filter ? filter->shares : 0;
+	reader->share = filter ? filter->share : 0;
+	reader->filters = reader->filters_tables || reader->shares > 1 ||
 		!reader->categories.everything || !reader->types.everything;
 	reader->sources = hash_create("event reader tables", 16, &ctl,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -582,11 +588,28 @@ search_index(Sweep *sweep, int64 id)
 static bool
 passes_filter(EventReader *reader, SourceTable *source)
 {
+	if (reader->shares > 1 && !is_in_share(reader, source->slot))
+		return false;
 	if (!text_in_set(&reader->categories, source->slot, EVENT_STREAM_ID, true))
 		return false;
 	if (source->upcasting && !reader->types.everything)
 		return may_become_wanted(reader, source);
 	return text_in_set(&reader->types, source->slot, EVENT_TYPE, false);
+}
+
+/* The hash is that of the subscriptions' partitions: bytes alone matter. */
+static bool
+is_in_share(EventReader *reader, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, EVENT_STREAM_ID, &isnull);
+	text	   *stream_id = DatumGetTextPP(value);
+	uint64		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream_id),
+										   VARSIZE_ANY_EXHDR(stream_id), 0);
+
+	if ((Pointer) stream_id != DatumGetPointer(value))
+		pfree(stream_id);
+	return hash % reader->shares == reader->share;
 }
 
 /* Is a column's text, or the category it begins with, in the set? */

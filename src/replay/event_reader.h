@@ -23,6 +23,8 @@ typedef struct EventFilter
 	ArrayType  *categories;		/* text[]: the part of stream_id before '-' */
 	ArrayType  *types;			/* text[] */
 	bool		as_stored;		/* do not upcast; types are those stored, too */
+	int			shares;			/* more than 1: only the streams whose hash, */
+	int			share;			/* modulo shares, is this */
 } EventFilter;
 
 /* An event and its place in the log. */

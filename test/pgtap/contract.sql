@@ -57,13 +57,13 @@ INSERT INTO declared VALUES
 ('daybook.take_snapshot(text,text)', 'name, stream_id', 'volatile strict unsafe', 'everyone');
 -- projections
 INSERT INTO declared VALUES
-('daybook.alter_projection(text,regprocedure,integer,text)', 'name, handler, batch_size, on_error', 'volatile unsafe', 'everyone'),
-('daybook.alter_projection(text,text,integer,text)', 'name, handler, batch_size, on_error', 'volatile unsafe', 'everyone'),
+('daybook.alter_projection(text,regprocedure,integer,text,boolean,integer)', 'name, handler, batch_size, on_error, independent_streams, parallel', 'volatile unsafe', 'everyone'),
+('daybook.alter_projection(text,text,integer,text,boolean,integer)', 'name, handler, batch_size, on_error, independent_streams, parallel', 'volatile unsafe', 'everyone'),
 ('daybook.cancel_rebuild(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.copy_commands(regclass[],text,boolean)', 'tables, copies, foreign_keys', 'stable strict restricted', 'superuser'),
 ('daybook.copy_pairs(regclass[],regclass[])', 'tables, copies', 'stable strict restricted', 'superuser'),
-('daybook.create_projection(text,regclass[],regprocedure,regclass[],text,text[],text[],integer,text,bigint)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position', 'volatile unsafe', 'everyone'),
-('daybook.create_projection(text,regclass[],text,regclass[],text,text[],text[],integer,text,bigint)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position', 'volatile unsafe', 'everyone'),
+('daybook.create_projection(text,regclass[],regprocedure,regclass[],text,text[],text[],integer,text,bigint,boolean)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position, independent_streams', 'volatile unsafe', 'everyone'),
+('daybook.create_projection(text,regclass[],text,regclass[],text,text[],text[],integer,text,bigint,boolean)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position, independent_streams', 'volatile unsafe', 'everyone'),
 ('daybook.discard_parked(text,bigint,text)', 'name, position, reason', 'volatile strict unsafe', 'everyone'),
 ('daybook.discard_parked(text,text,text)', 'name, stream_id, reason', 'volatile strict unsafe', 'everyone'),
 ('daybook.drop_projection(text)', 'name', 'volatile strict unsafe', 'everyone'),
@@ -74,7 +74,7 @@ INSERT INTO declared VALUES
 ('daybook.projection_restored()', '', 'volatile unsafe', 'everyone'),
 ('daybook.projector_workers()', '', 'volatile strict restricted', 'everyone'),
 ('daybook.rebuild_obstacle(regclass[])', 'tables', 'stable strict restricted', 'everyone'),
-('daybook.rebuild_projection(text,boolean,integer)', 'name, in_place, max_rate', 'volatile unsafe', 'everyone'),
+('daybook.rebuild_projection(text,boolean,integer,integer)', 'name, in_place, max_rate, parallel', 'volatile unsafe', 'everyone'),
 ('daybook.resume_projection(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.retry_parked(text,text,regclass,bigint)', 'name, stream_id, event_table, max_events', 'volatile unsafe', 'everyone'),
 ('daybook.verify_projection(text,text[],text[],text)', 'name, ignore_columns, streams, stream_column', 'volatile unsafe', 'everyone'),
