@@ -98,6 +98,50 @@ INSERT INTO account (stream_id, type) VALUES ('b', 'Other');
 SELECT count(*), min(n) FROM inlined;
 SELECT * FROM daybook.verify_projection('inlined');
 
-SELECT daybook.drop_projection(name) FROM unnest('{balance,call,inlined}'::text[]) name;
+-- an inline projection has applied what the snapshot sees: also of this transaction, and of COPY
+CREATE TABLE tally (stream text PRIMARY KEY, n int NOT NULL, versions text NOT NULL);
+SELECT daybook.create_projection('tally', '{account}', $$
+	INSERT INTO tally AS t SELECT stream_id, count(*), string_agg(version::text, ' ' ORDER BY id) FROM new_events GROUP BY 1
+	ON CONFLICT (stream) DO UPDATE SET n = t.n + excluded.n, versions = t.versions || ' ' || excluded.versions
+$$, '{tally}', mode => 'inline');
+BEGIN;
+INSERT INTO account (stream_id, type) SELECT 'new-' || i % 3, 'Other' FROM generate_series(1, 10) i;
+COPY account (stream_id, type) FROM stdin;
+new-0	Other
+new-1	Other
+new-0	Other
+\.
+SELECT * FROM daybook.verify_projection('tally');
+SAVEPOINT s;
+INSERT INTO account (stream_id, type) VALUES ('new-0', 'Other'), ('new-7', 'Other');
+ROLLBACK TO s;
+SELECT * FROM daybook.verify_projection('tally');
+COMMIT;
+SELECT * FROM tally WHERE stream LIKE 'new%' ORDER BY 1;
+SELECT * FROM daybook.verify_projection('tally');
+UPDATE tally SET n = n + 1 WHERE stream IN ('new-0', 'new-1');
+DELETE FROM tally WHERE stream = 'new-2';
+INSERT INTO tally VALUES ('stray', 0, '');
+SELECT * FROM daybook.verify_projection('tally');
+SELECT * FROM daybook.verify_projection('tally', streams => '{new-0,b}', stream_column => 'stream');
+SELECT * FROM daybook.verify_projection('tally', streams => '{b}', stream_column => 'stream');
+SELECT * FROM daybook.verify_projection('tally', ignore_columns => '{n}');
+SELECT daybook.rebuild_projection('tally');
+SELECT * FROM daybook.verify_projection('tally');
+-- paused, it is compared with what it has applied
+SELECT daybook.pause_projection('tally');
+INSERT INTO account (stream_id, type) VALUES ('new-0', 'Other');
+SELECT * FROM daybook.verify_projection('tally');
+SELECT daybook.resume_projection('tally');
+SELECT * FROM daybook.verify_projection('tally');
+SELECT n FROM tally WHERE stream = 'new-0';
+-- events that it missed show
+ALTER TABLE account DISABLE TRIGGER daybook_inline_tally;
+INSERT INTO account (stream_id, type) VALUES ('new-0', 'Other');
+ALTER TABLE account ENABLE ALWAYS TRIGGER daybook_inline_tally;
+SELECT * FROM daybook.verify_projection('tally');
+SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
+
+SELECT daybook.drop_projection(name) FROM unnest('{balance,call,inlined,tally}'::text[]) name;
 SELECT daybook.drop_event_table('account', true);
 DROP SCHEMA verify_test CASCADE;

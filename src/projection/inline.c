@@ -36,6 +36,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /* An event table whose events are being applied. */
@@ -59,7 +60,7 @@ static bool array_has(ArrayType *array, const char *value, int len);
 static List *open_sources(const Projection *projection);
 static void close_sources(List *sources);
 static char *replay_query(List *sources);
-static void replay_batch(Handler *handler, List *sources);
+static void replay_batch(Handler *handler, List *sources, const ParkedStreams *streams);
 static void check_isolation(const Projection *projection);
 
 /* Makes the triggers and applies the events that are there already. */
@@ -141,23 +142,38 @@ InlineLastEventId(const Projection *projection)
 void
 InlineReplay(Projection *projection, int64 after_id)
 {
-	Handler    *handler = HandlerGet(projection->name);
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(after_id)};
-	OwnerContext owner;
-	MemoryContext batch_context;
-	List	   *sources;
-	Portal		portal;
+	InlineEvents events = {.after_id = after_id, .upto_id = PG_INT64_MAX};
 
 	InlineLockSources(projection);
-	sources = open_sources(projection);
+	InlineApply(HandlerGet(projection->name), &events);
+}
+
+/*
+ * Hands events to a handler, in the order of their ids: those that a snapshot
+ * sees, if there is one, and else all.
+ */
+void
+InlineApply(Handler *handler, const InlineEvents *events)
+{
+	const Projection *projection = handler->projection;
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(events->after_id), Int64GetDatum(events->upto_id)};
+	OwnerContext owner;
+	MemoryContext batch_context;
+	List	   *sources = open_sources(projection);
+	Portal		portal;
+
 	if (sources == NIL)
 		return;
 
 	OwnerContextEnter(&owner, projection);
 	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL, replay_query(sources), 1, types, values, NULL,
-									   false, CURSOR_OPT_NO_SCROLL);
+	if (events->snapshot != NULL)
+		PushActiveSnapshot(events->snapshot);
+	portal = SPI_cursor_open_with_args(NULL, replay_query(sources), 2, types, values, NULL,
+									   events->snapshot != NULL, CURSOR_OPT_NO_SCROLL);
+	if (events->snapshot != NULL)
+		PopActiveSnapshot();
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook inline replay",
 										  ALLOCSET_DEFAULT_SIZES);
 	for (;;)
@@ -168,7 +184,7 @@ InlineReplay(Projection *projection, int64 after_id)
 		if (SPI_processed == 0)
 			break;
 		save = MemoryContextSwitchTo(batch_context);
-		replay_batch(handler, sources);
+		replay_batch(handler, sources, events->streams);
 		MemoryContextSwitchTo(save);
 		MemoryContextReset(batch_context);
 	}
@@ -478,7 +494,7 @@ close_sources(List *sources)
 	}
 }
 
-/* Events of all sources in the order of ids, after $1, with the number of their source. */
+/* Events of all sources in the order of ids, from $1 exclusive to $2, with the number of their source. */
 static char *
 replay_query(List *sources)
 {
@@ -489,7 +505,8 @@ replay_query(List *sources)
 	{
 		InlineSource *source = list_nth(sources, i);
 
-		appendStringInfo(&query, "%s SELECT e.*, %d AS source FROM ONLY %s e WHERE e.id OPERATOR(pg_catalog.>) $1",
+		appendStringInfo(&query, "%s SELECT e.*, %d AS source FROM ONLY %s e"
+						 " WHERE e.id OPERATOR(pg_catalog.>) $1 AND e.id OPERATOR(pg_catalog.<=) $2",
 						 i == 0 ? "SELECT * FROM (" : " UNION ALL", i,
 						 RelationText(RelationGetRelid(source->table)));
 	}
@@ -497,9 +514,9 @@ replay_query(List *sources)
 	return query.data;
 }
 
-/* Hands what the cursor has just fetched to the handler. */
+/* Hands what the cursor has just fetched to the handler, of some streams or of all. */
 static void
-replay_batch(Handler *handler, List *sources)
+replay_batch(Handler *handler, List *sources, const ParkedStreams *streams)
 {
 	SPITupleTable *fetched = SPI_tuptable;
 	EventBatch	batch;
@@ -512,6 +529,9 @@ replay_batch(Handler *handler, List *sources)
 		bool		nulls[EVENT_NATTS + 1];
 
 		heap_deform_tuple(fetched->vals[i], fetched->tupdesc, values, nulls);
+		if (streams != NULL &&
+			!ParkedStreamsHave(streams, InvalidOid, TextDatumGetCString(values[EVENT_STREAM_ID - 1])))
+			continue;
 		add_event(&batch, handler->projection, list_nth(sources, DatumGetInt32(values[EVENT_NATTS])),
 				  values, nulls);
 	}

@@ -17,6 +17,7 @@
 #include "storage/itemptr.h"
 #include "storage/lockdefs.h"
 #include "utils/array.h"
+#include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
 struct LogEvent;
@@ -228,5 +229,16 @@ extern void InlineLockSources(const Projection *projection);
 extern int64 InlineLastEventId(const Projection *projection);
 extern bool InlineTriggersLive(const char *name, ArrayType *sources);
 extern void InlineReplay(Projection *projection, int64 after_id);
+
+/* Which events of an inline projection's sources to hand to a handler. */
+typedef struct InlineEvents
+{
+	Snapshot	snapshot;		/* NULL: the newest */
+	int64		after_id;
+	int64		upto_id;
+	const ParkedStreams *streams;	/* with InvalidOid as table; NULL: all */
+} InlineEvents;
+
+extern void InlineApply(Handler *handler, const InlineEvents *events);
 
 #endif							/* DAYBOOK_PROJECTION_H */

@@ -7,7 +7,8 @@
  * Rows and position are those of one snapshot; the projection goes on
  * meanwhile.  Copies of the tables are filled from the events up to that
  * position, without those that were parked or discarded by then, and are gone
- * with the subtransaction that made them.
+ * with the subtransaction that made them.  An inline projection has applied
+ * what the snapshot sees, or what it saw when it was paused.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +44,7 @@ typedef struct Verification
 	const Projection *projection;
 	Projection	copy;			/* the same over copies of the tables */
 	Snapshot	snapshot;
-	int64		end;			/* the projection's position */
+	int64		end;			/* the projection's position, or of an inline one the last id */
 	ArrayType  *left_out;		/* int8[]: parked and discarded events, in order */
 	ArrayType  *ignore_columns;
 	ArrayType  *streams;		/* NULL: all */
@@ -56,6 +57,7 @@ static void check_streams(Verification *verification, FunctionCallInfo fcinfo);
 static void read_state(Verification *verification);
 static void build_and_compare(Verification *verification);
 static void build(Verification *verification);
+static void build_inline(Verification *verification);
 static bool fill_batch(Verification *verification, EventReader *reader, EventBatch *batch,
 					   ParkedStreams *sample);
 static bool is_left_out(const Verification *verification, int64 position);
@@ -98,8 +100,7 @@ verification_init(Verification *verification, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and ignore_columns of verify_projection must not be null")));
 	verification->projection = ProjectionOwned(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	obstacle = verification->projection->is_inline ? "It is kept inline." :
-		CopiesObstacle(verification->projection);
+	obstacle = CopiesObstacle(verification->projection);
 	if (obstacle != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -154,11 +155,11 @@ read_state(Verification *verification)
 	PushActiveSnapshot(verification->snapshot);
 	SPI_connect();
 	RunAsSuperuser(&superuser);
-	if (SPI_execute_with_args("SELECT q.position, ARRAY("
-							  "SELECT p.position FROM daybook.projection_parked p WHERE p.projection = $1"
+	if (SPI_execute_with_args("SELECT CASE p.mode WHEN 'async' THEN q.position ELSE coalesce(q.paused_at_id, 9223372036854775807) END, ARRAY("
+							  "SELECT k.position FROM daybook.projection_parked k WHERE k.projection = $1"
 							  " UNION SELECT d.position FROM daybook.discarded_events d"
 							  " WHERE d.projection = $1 AND ($2 IS NULL OR d.discarded_at > $2) ORDER BY 1)"
-							  " FROM daybook.projection_position q WHERE q.name = $1",
+							  " FROM daybook.projection_position q JOIN daybook.projection p USING (name) WHERE q.name = $1",
 							  2, types, values, nulls, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the state of projection \"%s\"", verification->projection->name);
 	verification->end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -182,7 +183,10 @@ build_and_compare(Verification *verification)
 	verification->copy.live_tables = verification->projection->tables;
 	verification->copy.batch_size = Max(verification->projection->batch_size, VERIFY_BATCH_SIZE);
 	verification->copy.tables = CopiesCreate(verification->projection, psprintf(VERIFY_SCHEMA, MyProcPid), false);
-	build(verification);
+	if (verification->projection->is_inline)
+		build_inline(verification);
+	else
+		build(verification);
 	(void) RelationArray(verification->copy.tables, &copies);
 	for (int i = 0; i < n; i++)
 		compare(verification, tables[i], copies[i]);
@@ -228,6 +232,21 @@ build(Verification *verification)
 		MemoryContextReset(batch_context);
 	}
 	MemoryContextDelete(batch_context);
+	HandlerFree(handler);
+}
+
+/* The same where the handler ran in the appending statements. */
+static void
+build_inline(Verification *verification)
+{
+	InlineEvents events = {
+		.snapshot = verification->snapshot,
+		.upto_id = verification->end,
+		.streams = stream_sample(verification)
+	};
+	Handler    *handler = HandlerMake(&verification->copy);
+
+	InlineApply(handler, &events);
 	HandlerFree(handler);
 }
 
