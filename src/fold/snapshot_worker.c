@@ -74,6 +74,7 @@ typedef struct FoldTask
 	int64		position;		/* the log has been read up to here */
 	uint8		fingerprint[FINGERPRINT_LENGTH];	/* zero: not known yet */
 	bool		ready;
+	bool		reported;		/* an error in this chunk, to the server's log */
 } FoldTask;
 
 /* A stream that may need a snapshot. */
@@ -101,6 +102,7 @@ static uint64 wait_beyond = 0;		/* head of the log when all was done */
 
 static BackgroundWorkerHandle *worker_handle = NULL;
 
+static long supervise(void);
 static bool snapshots_wanted(void);
 static void start_worker(void);
 static StepResult step(void);
@@ -112,28 +114,61 @@ static void check_task(void *arg);
 static ArrayType *tables_of_group(void);
 static void note_event(const LogEvent *event, TupleDesc desc);
 static void take_snapshots(void);
-static bool run_guarded(void (*function) (void *arg), void *arg, const char *fold,
+static bool run_guarded(void (*function) (void *arg), void *arg, FoldTask *task,
 						text *stream_id);
 static void take_candidate(void *arg);
 static bool has_recent_snapshot(FoldRun *run, Relation table, const Candidate *candidate);
 static void store_position(const FoldTask *task);
-static void record_error(const char *fold, text *stream_id, const ErrorData *error);
+static void record_error(FoldTask *task, text *stream_id, const ErrorData *error);
 static void wait_for_events(DatabaseState *db, pid_t parent);
 
 /*
  * In the database's worker
  */
 
+/* The postmaster sets our latch when a worker that we have started ends. */
+bool
+SnapshotWorkerHasEnded(void)
+{
+	pid_t		pid;
+
+	return worker_handle && GetBackgroundWorkerPid(worker_handle, &pid) == BGWH_STOPPED;
+}
+
+/* Trouble with folds must not end the caller, which orders the events. */
 long
 SnapshotWorkerSupervise(void)
 {
-	pid_t		pid;
-	static TimestampTz started_at = 0;
-	BgwHandleStatus status = BGWH_STOPPED;
+	volatile long next_call = RESTART_PAUSE;
+	MemoryContext context = CurrentMemoryContext;
 
-	if (worker_handle)
-		status = GetBackgroundWorkerPid(worker_handle, &pid);
-	if (status == BGWH_STARTED || status == BGWH_NOT_YET_STARTED || !snapshots_wanted())
+	PG_TRY();
+	{
+		next_call = supervise();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return next_call;
+}
+
+static long
+supervise(void)
+{
+	static TimestampTz started_at = 0;
+
+	if (SnapshotWorkerHasEnded())
+	{
+		pfree(worker_handle);
+		worker_handle = NULL;
+	}
+	if (worker_handle || !snapshots_wanted())
 		return -1;
 	if (!TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), RESTART_PAUSE))
 		return RESTART_PAUSE;
@@ -164,9 +199,6 @@ start_worker(void)
 	BackgroundWorker worker = {0};
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
-	if (worker_handle)
-		pfree(worker_handle);
-	worker_handle = NULL;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
@@ -345,7 +377,7 @@ choose_group(List *tasks, int64 head, int64 *start, int64 *boundary)
 		FoldTask   *task = lfirst(lc);
 
 		if (task->position >= head ||
-			!run_guarded(check_task, task, task->name, NULL) || !task->ready)
+			!run_guarded(check_task, task, task, NULL) || !task->ready)
 			continue;
 		if (task->position < *start)
 		{
@@ -436,8 +468,7 @@ take_snapshots(void)
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		if (!run_guarded(take_candidate, candidate, candidate->task->name,
-						 candidate->stream_id))
+		if (!run_guarded(take_candidate, candidate, candidate->task, candidate->stream_id))
 			candidate->unfinished = false;
 		MemoryContextReset(context);
 		if (!candidate->unfinished)
@@ -457,7 +488,7 @@ take_snapshots(void)
  * subtransaction.  False: it failed, and the fold's row says why.
  */
 static bool
-run_guarded(void (*function) (void *arg), void *arg, const char *fold, text *stream_id)
+run_guarded(void (*function) (void *arg), void *arg, FoldTask *task, text *stream_id)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -486,7 +517,9 @@ run_guarded(void (*function) (void *arg), void *arg, const char *fold, text *str
 	if (error == NULL)
 		return true;
 	QueryCancelPending = false;
-	record_error(fold, stream_id, error);
+	/* what is in hand when a fold is dropped comes to nothing */
+	if (LoadFoldDefinition(task->name))
+		record_error(task, stream_id, error);
 	return false;
 }
 
@@ -553,17 +586,18 @@ store_position(const FoldTask *task)
 
 /* The fold goes on with other streams; a stream is tried again when it has grown. */
 static void
-record_error(const char *fold, text *stream_id, const ErrorData *error)
+record_error(FoldTask *task, text *stream_id, const ErrorData *error)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[4];
 	char		nulls[4] = {' ', stream_id ? ' ' : 'n', ' ', ' '};
 
-	ereport(LOG,
+	ereport(task->reported ? DEBUG1 : LOG,
 			(errcode(error->sqlerrcode),
-			 errmsg("could not take a snapshot of fold \"%s\": %s", fold, error->message),
+			 errmsg("could not take a snapshot of fold \"%s\": %s", task->name, error->message),
 			 error->context ? errcontext("%s", error->context) : 0));
-	values[0] = CStringGetTextDatum(fold);
+	task->reported = true;
+	values[0] = CStringGetTextDatum(task->name);
 	values[1] = PointerGetDatum(stream_id);
 	values[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
 	values[3] = CStringGetTextDatum(error->message);

@@ -16,6 +16,9 @@
  */
 extern long SnapshotWorkerSupervise(void);
 
+/* True once a worker has ended, until it is supervised. */
+extern bool SnapshotWorkerHasEnded(void);
+
 extern PGDLLEXPORT void daybook_snapshot_worker_main(Datum arg);
 
 #endif							/* DAYBOOK_SNAPSHOT_WORKER_H */

@@ -22,18 +22,21 @@
 #include "storage/latch.h"
 #include "subscription/notify.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 #include "worker/launcher.h"
 #include "worker/worker_state.h"
 
 static bool extension_exists(void);
 static long shorter(long a, long b);
+static TimestampTz time_after(long wait);
+static long time_until(TimestampTz time);
 
 void
 daybook_database_worker_main(Datum arg)
 {
 	DatabaseState *db;
-	long		supervise_wait = 0;
+	TimestampTz supervise_at = DT_NOBEGIN;	/* DT_NOEND: when something has changed */
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, WorkerAskedToEnd);
@@ -53,7 +56,6 @@ daybook_database_worker_main(Datum arg)
 	for (;;)
 	{
 		long		wait;
-		int			events;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -73,18 +75,17 @@ daybook_database_worker_main(Datum arg)
 			proc_exit(0);
 		}
 		wait = shorter(wait, NotifyRound());
-		if (db->supervise || supervise_wait == 0)
+		if (db->supervise || SnapshotWorkerHasEnded() ||
+			(!TIMESTAMP_IS_NOEND(supervise_at) && GetCurrentTimestamp() >= supervise_at))
 		{
 			db->supervise = false;
-			supervise_wait = shorter(ProjectorsSupervise(), SnapshotWorkerSupervise());
+			supervise_at = time_after(shorter(ProjectorsSupervise(), SnapshotWorkerSupervise()));
 		}
 		if (wait == 0)
 			continue;
-		events = WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						   (shorter(wait, supervise_wait) < 0 ? 0 : WL_TIMEOUT),
-						   shorter(wait, supervise_wait), PG_WAIT_EXTENSION);
-		if (events & WL_TIMEOUT && supervise_wait > 0)
-			supervise_wait = wait < 0 || supervise_wait <= wait ? 0 : supervise_wait - wait;
+		wait = shorter(wait, time_until(supervise_at));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (wait < 0 ? 0 : WL_TIMEOUT), wait, PG_WAIT_EXTENSION);
 	}
 }
 
@@ -108,4 +109,17 @@ shorter(long a, long b)
 	if (b < 0)
 		return a;
 	return Min(a, b);
+}
+
+/* In milliseconds; -1 is for ever. */
+static TimestampTz
+time_after(long wait)
+{
+	return wait < 0 ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+}
+
+static long
+time_until(TimestampTz time)
+{
+	return TIMESTAMP_IS_NOEND(time) ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
 }
