@@ -187,6 +187,12 @@ SELECT bool_and(snp_used('snp_random_array', stream_id)) FROM (SELECT stream_id 
 -- any version, all streams at a time, and without any snapshot
 SELECT count(*) AS different FROM (SELECT stream_id, (random() * 40)::int AS v FROM generate_series(1, 1000) i, concat('r-', i) stream_id) p
 WHERE daybook.fold('snp_random_jsonb', p.stream_id, p.v) <> (SELECT snp_by_hand_jsonb(e) FROM daybook.replay('snp_random', p.stream_id, to_version => p.v) e);
+-- and any time, against the stored events themselves
+SELECT count(*) AS times, count(DISTINCT t.at) > 500 AS many, count(*) FILTER (WHERE h.state IS DISTINCT FROM daybook.fold('snp_random_jsonb', t.stream_id, until => t.at)
+	OR h.c IS DISTINCT FROM daybook.fold('snp_random_composite', t.stream_id, NULL::snp_random_state, until => t.at)) AS different
+FROM (SELECT 'r-' || i AS stream_id, (SELECT min(recorded_at) FROM snp_random) + random() * ((SELECT max(recorded_at) - min(recorded_at) FROM snp_random)) AS at FROM generate_series(1, 1000) i) t,
+	LATERAL (SELECT coalesce(snp_by_hand_jsonb(u ORDER BY e.version), '{}') AS state, snp_by_hand_composite(u ORDER BY e.version) AS c
+		FROM snp_random e, daybook.upcast('snp_random', e) u WHERE e.stream_id = t.stream_id AND e.recorded_at <= t.at AND NOT u IS NULL) h;
 CREATE TABLE snp_before AS SELECT * FROM daybook.fold_all('snp_random_jsonb');
 SELECT count(*) AS different FROM snp_before b WHERE b.state <> daybook.fold('snp_random_jsonb', b.stream_id);
 SELECT sum(daybook.drop_snapshots(f)) > 2000 FROM unnest('{snp_random_jsonb,snp_random_composite,snp_random_numeric,snp_random_array}'::text[]) f;
