@@ -117,6 +117,35 @@ SELECT fld_try($$SELECT * FROM daybook.fold_all('nothing')$$);
 SELECT fld_try($$SELECT * FROM daybook.fold_all(NULL)$$);
 EXPLAIN (COSTS OFF) SELECT stream_id, state FROM daybook.fold_all('sum', NULL::numeric) WHERE state > 100;
 
+-- in parallel, if the transition is parallel safe
+SELECT daybook.create_event_table('fld_many');
+INSERT INTO fld_many (stream_id, type, data) SELECT 's-' || i % 70, 'T', jsonb_build_object('amount', i) FROM generate_series(1, 7000) i;
+INSERT INTO fld_many (stream_id, type, data) SELECT repeat('x', 5000), 'T', '{"amount": 1}' FROM generate_series(1, 2100) i;
+ANALYZE fld_many;
+CREATE FUNCTION fld_safe(state numeric, e daybook.event) RETURNS numeric LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$ BEGIN RETURN state * 3 % 1000003 + (e.data->>'amount')::numeric; END $$;
+CREATE FUNCTION fld_unsafe(state numeric, e daybook.event) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN state * 3 % 1000003 + (e.data->>'amount')::numeric; END $$;
+SELECT daybook.create_fold('safe', 'fld_many', 'fld_safe(numeric, daybook.event)', 0, 0), daybook.create_fold('unsafe', 'fld_many', 'fld_unsafe(numeric, daybook.event)', 0, 0);
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SET max_parallel_workers_per_gather = 1;
+EXPLAIN (COSTS OFF) SELECT count(*), sum(state) FROM daybook.fold_all('safe', NULL::numeric);
+EXPLAIN (COSTS OFF) SELECT count(*), sum(state) FROM daybook.fold_all('unsafe', NULL::numeric);
+SELECT a.count, a = b AS same FROM (SELECT count(*), sum(state), sum(version) FROM daybook.fold_all('safe', NULL::numeric)) a, (SELECT count(*), sum(state), sum(version) FROM daybook.fold_all('unsafe', NULL::numeric)) b;
+SELECT count(daybook.take_snapshot('safe', stream_id)) FROM (SELECT DISTINCT stream_id FROM fld_many WHERE length(stream_id) = 4) s;
+SELECT a.count, a = b AS same FROM (SELECT count(*), sum(state), sum(version) FROM daybook.fold_all('safe', NULL::numeric)) a, (SELECT count(*), sum(state), sum(version) FROM daybook.fold_all('unsafe', NULL::numeric)) b;
+-- again for each row
+SELECT * FROM (VALUES (1), (2)) v(i), LATERAL (SELECT count(*) FROM daybook.fold_all('safe') OFFSET i * 0) x;
+-- upcasters too must be parallel safe
+CREATE FUNCTION fld_up(data jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN data; END $$;
+SELECT daybook.create_upcaster('fld_many', 'T', 1, 'fld_up(jsonb)');
+EXPLAIN (COSTS OFF) SELECT count(*) FROM daybook.fold_all('safe');
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+RESET max_parallel_workers_per_gather;
+SELECT daybook.drop_event_table('fld_many', force => true);
+
 -- differences and history
 SELECT * FROM daybook.diff('composite', 'account-1', 1, 3);
 SELECT * FROM daybook.diff('balance', 'account-1', 3);
@@ -126,6 +155,10 @@ SELECT * FROM daybook.jsonb_diff('{"a": 1, "b": [1, {"c": null}], "d": {}, "e": 
 SELECT daybook.append('account', 'account-2', '{"type": "Closed", "data": {"note": "a note that is so long that it cannot be shown as a whole in one line of a history, as others are, and so it is cut"}, "metadata": {"actor": "ann", "reason": "moved away"}}'::jsonb) IS NOT NULL;
 SELECT table_name, version, who = current_user AS me, type, summary, why FROM daybook.history('account-1');
 SELECT version, who, summary, why FROM daybook.history('account-2', 'account') WHERE version = 2;
+SELECT fld_try($$SELECT * FROM daybook.history('account-2', 'pg_class')$$);
+SELECT fld_try($$SELECT * FROM daybook.history(NULL)$$);
+SELECT count(*) FROM daybook.history('nobody');
+SELECT fld_try($$SELECT daybook.fold('sum', 'account-1', now())$$);
 
 -- errors name fold, stream, version and type
 CREATE FUNCTION fld_raise(state jsonb, e daybook.event) RETURNS jsonb LANGUAGE plpgsql AS $$

@@ -9,6 +9,7 @@
 #define DAYBOOK_FOLD_H
 
 #include "executor/tuptable.h"
+#include "replay/row_function.h"
 #include "replay/stream_reader.h"
 #include "utils/rel.h"
 
@@ -121,5 +122,8 @@ extern Datum StateToJsonb(FoldRun *run, Datum state);
 
 /* fold_all.c: called once when the module is loaded */
 extern void FoldAllInit(void);
+
+/* fold_estimate.c */
+extern bool FoldAllEstimate(const List *args, RowEstimate *estimate);
 
 #endif							/* DAYBOOK_FOLD_H */

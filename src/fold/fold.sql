@@ -274,7 +274,14 @@ BEGIN ATOMIC
 		e.type,
 		CASE WHEN pg_catalog.length(s.line) > 100 THEN pg_catalog.left(s.line, 97) || '...' ELSE s.line END,
 		e.metadata ->> 'reason'
-	FROM daybook.event_table t
+	FROM (
+		SELECT history.event_table AS relation
+		WHERE history.event_table IS NOT NULL
+		UNION ALL
+		SELECT a.relation
+		FROM daybook.event_table a
+		WHERE history.event_table IS NULL AND a.relation IS NOT NULL
+			AND pg_catalog.has_table_privilege(a.relation, 'SELECT')) t
 	CROSS JOIN LATERAL daybook.recorded(t.relation, history.stream_id) e
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN pg_catalog.jsonb_typeof(e.data) = 'object'
@@ -282,9 +289,6 @@ BEGIN ATOMIC
 				FROM pg_catalog.jsonb_each_text(e.data) m), '')
 			ELSE e.data::text END AS line
 		OFFSET 0) s
-	WHERE t.relation IS NOT NULL
-		AND (history.event_table IS NULL OR t.relation = history.event_table)
-		AND (history.event_table IS NOT NULL OR pg_catalog.has_table_privilege(t.relation, 'SELECT'))
 	ORDER BY e.recorded_at, e.id;
 END;
 COMMENT ON FUNCTION daybook.history(text, regclass) IS

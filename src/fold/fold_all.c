@@ -4,7 +4,8 @@
  *	  daybook.fold_all(): the states of all streams of an event table.
  *
  * One scan of the index goes through all streams, and leaves it only for a
- * stream that has a snapshot to begin with.  States are computed some at a
+ * stream that has a snapshot to begin with.  Processes of a parallel query
+ * take turns in taking streams, some at a time.  States are computed some at a
  * time, since the transition runs as the fold's owner and becoming that costs
  * more than a short stream.
  *
@@ -16,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "event_table/event_table.h"
 #include "fold/fold.h"
+#include "fold/fold_share.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
 #include "replay/row_function.h"
@@ -55,9 +57,12 @@ typedef struct FoldAll
 	bool		as_jsonb;
 	FoldRun    *run;
 	Relation	table;
+	Snapshot	snapshot;
 	StreamReader *reader;
 	SnapshotScan *snapshots;	/* NULL: there are none */
 	text	   *position;		/* stream that the reader was sent after */
+	StreamShare *share;			/* NULL: all streams are ours */
+	text	   *upto;			/* stream with which those that we have taken end */
 	TupleTableSlot *waiting;	/* first event of the next stream, if it is known */
 	bool		at_end;
 	MemoryContext batch_context;
@@ -73,6 +78,7 @@ static RowSource *begin_fold_all(const RowCall *call);
 static TupleTableSlot *next_state(RowSource *source);
 static void end_fold_all(RowSource *source);
 static void fill_batch(FoldAll *all);
+static bool take_streams(FoldAll *all);
 static int64 fold_next_stream(FoldAll *all);
 static int64 fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *from);
 static int64 fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event);
@@ -84,14 +90,20 @@ static const RowFunction FoldAllFunction = {
 	.name = "fold_all",
 	.nargs = 1,
 	.begin = begin_fold_all,
-	.backwards_arg = -1
+	.backwards_arg = -1,
+	.estimate = FoldAllEstimate,
+	.shared_size = sizeof(StreamShare),
+	.init_shared = StreamShareInit
 };
 
 static const RowFunction FoldAllTypedFunction = {
 	.name = "fold_all",
 	.nargs = 2,
 	.begin = begin_fold_all,
-	.backwards_arg = -1
+	.backwards_arg = -1,
+	.estimate = FoldAllEstimate,
+	.shared_size = sizeof(StreamShare),
+	.init_shared = StreamShareInit
 };
 
 void
@@ -133,9 +145,14 @@ begin_fold_all(const RowCall *call)
 	if (is_typed)
 		RequireStateType(all->run, call->arg_types[1]);
 	all->table = OpenReadableEventTable(definition->event_table);
+	all->snapshot = call->snapshot;
 	all->reader = StreamReaderBegin(all->table, call->snapshot, false);
 	all->snapshots = SnapshotScanBegin(all->run, all->table, call->snapshot);
-	StreamReaderSeekAfter(all->reader, NULL);
+	all->share = call->shared;
+	if (all->share)
+		all->at_end = true;
+	else
+		StreamReaderSeekAfter(all->reader, NULL, NULL);
 	all->batch_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all batch",
 											   ALLOCSET_DEFAULT_SIZES);
 	all->row_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all row",
@@ -198,14 +215,42 @@ fill_batch(FoldAll *all)
 	int64		events = 0;
 
 	all->count = all->next = 0;
-	if (all->at_end)
-		return;
 	MemoryContextReset(all->batch_context);
-	FoldEnter(all->run);
-	while (all->count < all->batch_room && events < MAX_BATCH_EVENTS && !all->at_end)
-		events += fold_next_stream(all);
-	FoldLeave(all->run);
+
+	/* what was taken may turn out to have no visible event */
+	while (all->count == 0 && (!all->at_end || take_streams(all)))
+	{
+		FoldEnter(all->run);
+		while (all->count < all->batch_room && events < MAX_BATCH_EVENTS && !all->at_end)
+			events += fold_next_stream(all);
+		FoldLeave(all->run);
+	}
 	all->batch_room = Min(all->batch_room * 2, MAX_BATCH_STREAMS);
+}
+
+/* False: there are no more streams. */
+static bool
+take_streams(FoldAll *all)
+{
+	MemoryContext caller;
+	bool		found;
+
+	if (all->share == NULL)
+		return false;
+	if (all->position)
+		pfree(all->position);
+	if (all->upto)
+		pfree(all->upto);
+	all->position = all->upto = NULL;
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(all));
+	found = StreamShareTake(all->share, all->table, all->snapshot, &all->position, &all->upto);
+	MemoryContextSwitchTo(caller);
+	if (found)
+	{
+		StreamReaderSeekAfter(all->reader, all->position, all->upto);
+		all->at_end = false;
+	}
+	return found;
 }
 
 /* Adds the next stream to the batch; returns the number of events taken in. */
@@ -260,7 +305,7 @@ fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *from)
 		pfree(all->position);
 	all->position = MemoryContextAlloc(GetMemoryChunkContext(all), VARSIZE(stream_id));
 	memcpy(all->position, stream_id, VARSIZE(stream_id));
-	StreamReaderSeekAfter(all->reader, all->position);
+	StreamReaderSeekAfter(all->reader, all->position, all->upto);
 	return events;
 }
 

@@ -167,7 +167,7 @@ RequireStateType(const FoldRun *run, Oid type)
 						FoldRunDefinition(run)->name,
 						format_type_be(FoldRunStateType(run)->oid),
 						format_type_be(type)),
-				 errhint("Ask for it with NULL::%s.",
+				 errhint("Ask for it with NULL::%s; give a version or a time by name, as to_version => or until =>.",
 						 format_type_be(FoldRunStateType(run)->oid))));
 }
 

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/parallel.h"
 #include "access/stratnum.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_opfamily.h"
@@ -25,6 +26,7 @@
 #include "nodes/extensible.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
@@ -58,12 +60,16 @@ typedef struct RowFunctionScan
 	AttrNumber	last_column;	/* highest of them */
 	TupleDesc	row_desc;		/* where the whole row is wanted */
 	MemoryContext context;		/* of the call */
+	void	   *shared;			/* NULL unless the scan is a parallel one */
 	RowSource  *source;			/* NULL before the first row */
 	bool		done;
 } RowFunctionScan;
 
 static void add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti,
 							RangeTblEntry *rte);
+static void add_estimated_paths(PlannerInfo *root, RelOptInfo *rel,
+								const RowFunction *function, CustomPath *path, List *args);
+static double process_count(int workers);
 static const RowFunction *find_row_function(Oid funcid);
 static List *row_order(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function,
 					   FuncExpr *call);
@@ -82,6 +88,9 @@ static void store_row(RowFunctionScan *scan, TupleTableSlot *row);
 static Datum whole_row(RowFunctionScan *scan, TupleTableSlot *row);
 static void rescan(CustomScanState *node);
 static void end_scan(CustomScanState *node);
+static Size shared_size(CustomScanState *node, ParallelContext *pcxt);
+static void init_shared(CustomScanState *node, ParallelContext *pcxt, void *shared);
+static void attach_shared(CustomScanState *node, shm_toc *toc, void *shared);
 static void explain_scan(CustomScanState *node, List *ancestors, ExplainState *es);
 
 static set_rel_pathlist_hook_type prev_set_rel_pathlist_hook = NULL;
@@ -102,6 +111,10 @@ static const CustomExecMethods exec_methods = {
 	.ExecCustomScan = next_result,
 	.EndCustomScan = end_scan,
 	.ReScanCustomScan = rescan,
+	.EstimateDSMCustomScan = shared_size,
+	.InitializeDSMCustomScan = init_shared,
+	.ReInitializeDSMCustomScan = init_shared,
+	.InitializeWorkerCustomScan = attach_shared,
 	.ExplainCustomScan = explain_scan
 };
 
@@ -180,7 +193,60 @@ add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rt
 	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
 	path->methods = &path_methods;
 	rel->pathlist = NIL;
+	if (function->estimate)
+		add_estimated_paths(root, rel, function, path, ((FuncExpr *) item->funcexpr)->args);
+	else
+		add_path(rel, (Path *) path);
+}
+
+/* The function's fixed cost and number of rows give way to what is known of this call. */
+static void
+add_estimated_paths(PlannerInfo *root, RelOptInfo *rel, const RowFunction *function,
+					CustomPath *path, List *args)
+{
+	RowEstimate estimate = {0};
+	Cost		row_cost;
+	int			workers;
+	CustomPath *partial;
+
+	if (!function->estimate(args, &estimate))
+	{
+		rel->consider_parallel = false;
+		path->path.parallel_safe = false;
+		add_path(rel, (Path *) path);
+		return;
+	}
+	row_cost = (path->path.total_cost - path->path.startup_cost) / rel->tuples;
+	rel->rows = clamp_row_est(rel->rows * estimate.rows / rel->tuples);
+	rel->tuples = estimate.rows;
+	rel->consider_parallel &= estimate.parallel_safe;
+	path->path.rows = rel->rows;
+	path->path.startup_cost = 0;
+	path->path.total_cost = estimate.cost + row_cost * estimate.rows;
+	path->path.parallel_safe = rel->consider_parallel;
 	add_path(rel, (Path *) path);
+
+	workers = compute_parallel_worker(rel, estimate.pages, -1, max_parallel_workers_per_gather);
+	if (function->shared_size == 0 || !rel->consider_parallel || workers <= 0 ||
+		!bms_is_empty(rel->lateral_relids))
+		return;
+	partial = makeNode(CustomPath);
+	*partial = *path;
+	partial->path.pathkeys = NIL;
+	partial->path.parallel_aware = true;
+	partial->path.parallel_workers = workers;
+	partial->path.rows = clamp_row_est(rel->rows / process_count(workers));
+	partial->path.total_cost /= process_count(workers);
+	add_partial_path(rel, (Path *) partial);
+}
+
+/* The leader helps, the less so the more workers it has to serve. */
+static double
+process_count(int workers)
+{
+	double		leader = parallel_leader_participation ? 1.0 - 0.3 * workers : 0;
+
+	return workers + Max(leader, 0);
 }
 
 static const RowFunction *
@@ -409,6 +475,7 @@ start_call(RowFunctionScan *scan)
 	call.args = args;
 	call.arg_types = arg_types;
 	call.snapshot = scan->css.ss.ps.state->es_snapshot;
+	call.shared = scan->shared;
 	scan->source = scan->function->begin(&call);
 	MemoryContextSwitchTo(caller);
 }
@@ -479,6 +546,32 @@ end_scan(CustomScanState *node)
 {
 	ExecClearTuple(node->ss.ss_ScanTupleSlot);
 	end_call((RowFunctionScan *) node);
+}
+
+/*
+ * In parallel
+ */
+
+static Size
+shared_size(CustomScanState *node, ParallelContext *pcxt)
+{
+	return ((RowFunctionScan *) node)->function->shared_size;
+}
+
+/* Also before a rescan, while no worker runs. */
+static void
+init_shared(CustomScanState *node, ParallelContext *pcxt, void *shared)
+{
+	RowFunctionScan *scan = (RowFunctionScan *) node;
+
+	scan->function->init_shared(shared);
+	scan->shared = shared;
+}
+
+static void
+attach_shared(CustomScanState *node, shm_toc *toc, void *shared)
+{
+	((RowFunctionScan *) node)->shared = shared;
 }
 
 static void

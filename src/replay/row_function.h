@@ -16,6 +16,9 @@
 
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
+#include "nodes/nodes.h"
+#include "storage/block.h"
 #include "utils/snapshot.h"
 
 /* A call in progress. */
@@ -33,7 +36,17 @@ typedef struct RowCall
 	const NullableDatum *args;
 	const Oid  *arg_types;
 	Snapshot	snapshot;
+	void	   *shared;			/* NULL unless rows are shared with other processes */
 } RowCall;
+
+/* What the planner can know of a call. */
+typedef struct RowEstimate
+{
+	double		rows;
+	Cost		cost;			/* of all of them */
+	BlockNumber pages;			/* that are read */
+	bool		parallel_safe;
+} RowEstimate;
 
 typedef struct RowFunction
 {
@@ -42,6 +55,16 @@ typedef struct RowFunction
 	RowSource  *(*begin) (const RowCall *call);
 	AttrNumber	order_column;	/* bigint by which rows rise, 0 for none */
 	int			backwards_arg;	/* argument that makes them fall, or -1 */
+
+	/*
+	 * Optional: false if nothing is known, in which case the call is not
+	 * taken for parallel safe.
+	 */
+	bool		(*estimate) (const List *args, RowEstimate *estimate);
+
+	/* of functions with estimates whose rows processes can share out among them */
+	Size		shared_size;	/* 0: they cannot */
+	void		(*init_shared) (void *shared);
 } RowFunction;
 
 extern const RowFunction ReplayFunction;

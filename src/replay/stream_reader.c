@@ -145,14 +145,20 @@ StreamReaderSeek(StreamReader *reader, text *stream_id, int64 from_version,
 }
 
 void
-StreamReaderSeekAfter(StreamReader *reader, text *stream_id)
+StreamReaderSeekAfter(StreamReader *reader, text *after, text *upto)
 {
-	if (stream_id)
-		ScanKeyEntryInitialize(&reader->keys[0], 0, STREAM_INDEX_STREAM_ID,
-							   BTGreaterStrategyNumber, InvalidOid,
-							   reader->index->rd_indcollation[0],
-							   F_TEXT_GT, PointerGetDatum(stream_id));
-	begin_range(reader, stream_id ? 1 : 0, ForwardScanDirection);
+	Oid			collation = reader->index->rd_indcollation[0];
+	int			nkeys = 0;
+
+	if (after)
+		ScanKeyEntryInitialize(&reader->keys[nkeys++], 0, STREAM_INDEX_STREAM_ID,
+							   BTGreaterStrategyNumber, InvalidOid, collation,
+							   F_TEXT_GT, PointerGetDatum(after));
+	if (upto)
+		ScanKeyEntryInitialize(&reader->keys[nkeys++], 0, STREAM_INDEX_STREAM_ID,
+							   BTLessEqualStrategyNumber, InvalidOid, collation,
+							   F_TEXT_LE, PointerGetDatum(upto));
+	begin_range(reader, nkeys, ForwardScanDirection);
 }
 
 void

@@ -28,8 +28,11 @@ extern void StreamReaderEnd(StreamReader *reader);
 extern void StreamReaderSeek(StreamReader *reader, text *stream_id, int64 from_version,
 							 int64 to_version, ScanDirection direction);
 
-/* Goes to the first event of the first stream after this one, NULL for the very first. */
-extern void StreamReaderSeekAfter(StreamReader *reader, text *stream_id);
+/*
+ * Goes to the first event of the first stream after one, and goes on to the
+ * end of another; NULL for no bound.  Keeps the pointers to the names.
+ */
+extern void StreamReaderSeekAfter(StreamReader *reader, text *after, text *upto);
 
 /* Leaves out events recorded later; DT_NOEND for none. */
 extern void StreamReaderUntil(StreamReader *reader, TimestampTz until);

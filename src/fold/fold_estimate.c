@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * fold_estimate.c
+ *	  What the planner is told about fold_all().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_statistic.h"
+#include "event_table/event_table.h"
+#include "fold/fold.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/plancat.h"
+#include "schema/event_schema.h"
+#include "user_function.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/selfuncs.h"
+#include "utils/syscache.h"
+
+static bool estimate_table(Oid transition, Relation event_table, RowEstimate *estimate);
+static double stream_count(Relation event_table, double events);
+static Cost function_cost(Oid function);
+static bool upcasters_are_parallel_safe(Relation event_table);
+
+/* False where the fold is not known yet, or can only fail. */
+bool
+FoldAllEstimate(const List *args, RowEstimate *estimate)
+{
+	Const	   *name = linitial(args);
+	FoldDefinition *definition;
+	Relation	table;
+	Oid			transition;
+	bool		known;
+
+	if (!IsA(name, Const) || name->constisnull)
+		return false;
+	definition = LoadFoldDefinition(TextDatumGetCString(name->constvalue));
+	if (definition == NULL)
+		return false;
+	transition = FunctionByText(definition->transition);
+	table = try_relation_open(definition->event_table, AccessShareLock);
+	if (table == NULL)
+		return false;
+	known = OidIsValid(transition) && estimate_table(transition, table, estimate);
+	table_close(table, NoLock);
+	return known;
+}
+
+/* Each event costs a row from the index and a call of the transition. */
+static bool
+estimate_table(Oid transition, Relation event_table, RowEstimate *estimate)
+{
+	BlockNumber pages;
+	double		events;
+	double		all_visible;
+
+	if (!OidIsValid(LookUpEventTable(event_table)->stream_index))
+		return false;
+	estimate_rel_size(event_table, NULL, &pages, &events, &all_visible);
+	estimate->pages = pages;
+	estimate->rows = stream_count(event_table, events);
+	estimate->cost = pages * random_page_cost +
+		events * (cpu_index_tuple_cost + cpu_tuple_cost + function_cost(transition));
+	estimate->parallel_safe = func_parallel(transition) == PROPARALLEL_SAFE &&
+		event_table->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&
+		upcasters_are_parallel_safe(event_table);
+	return true;
+}
+
+static double
+stream_count(Relation event_table, double events)
+{
+	HeapTuple	statistics = SearchSysCache3(STATRELATTINH,
+											 ObjectIdGetDatum(RelationGetRelid(event_table)),
+											 Int16GetDatum(EVENT_STREAM_ID),
+											 BoolGetDatum(false));
+	double		streams = DEFAULT_NUM_DISTINCT;
+
+	if (HeapTupleIsValid(statistics))
+	{
+		streams = ((Form_pg_statistic) GETSTRUCT(statistics))->stadistinct;
+		if (streams < 0)
+			streams *= -events;
+		ReleaseSysCache(statistics);
+	}
+	return clamp_row_est(Min(streams, events));
+}
+
+static Cost
+function_cost(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Cost		cost;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	cost = ((Form_pg_proc) GETSTRUCT(tuple))->procost * cpu_operator_cost;
+	ReleaseSysCache(tuple);
+	return cost;
+}
+
+static bool
+upcasters_are_parallel_safe(Relation event_table)
+{
+	EventSchema *schema = PinEventSchema(event_table);
+	bool		safe = true;
+
+	for (int i = 0; schema && i < schema->step_count; i++)
+	{
+		Oid			function = FunctionByText(schema->steps[i].function);
+
+		safe &= OidIsValid(function) && func_parallel(function) == PROPARALLEL_SAFE;
+	}
+	if (schema)
+		UnpinEventSchema(schema);
+	return safe;
+}
