@@ -99,6 +99,25 @@ SELECT daybook.register_event_type('sch_orders', 'Late', 4);
 INSERT INTO sch_orders (stream_id, type, schema_version) VALUES ('late', 'Late', 9);
 SELECT schema_version, path, mismatch FROM daybook.schema_status WHERE event_table = 'sch_orders'::regclass AND type = 'Late' ORDER BY 1;
 
+-- events that stay below the newest registered version
+SELECT daybook.register_event_type('sch_orders', 'Stuck', 1);
+INSERT INTO sch_orders (stream_id, type) VALUES ('stuck', 'Stuck');
+SELECT daybook.register_event_type('sch_orders', 'Stuck', 3);
+SELECT daybook.create_upcaster('sch_orders', 'Stuck', 1, 'same(jsonb)');
+SELECT path, mismatch FROM daybook.schema_status WHERE event_table = 'sch_orders'::regclass AND type = 'Stuck';
+SELECT becomes, checked, failed, first_failure FROM daybook.check_upcasters('sch_orders') WHERE type = 'Stuck';
+SELECT daybook.create_upcaster('sch_orders', 'Stuck', 2, 'same(jsonb)');
+SELECT becomes, checked, failed, first_failure FROM daybook.check_upcasters('sch_orders') WHERE type = 'Stuck';
+-- a view says which event does not fit its columns
+CREATE TYPE sch_counted AS (n int);
+SELECT daybook.register_event_type('sch_orders', 'Counted', 1, 'sch_counted', mode => 'off');
+INSERT INTO sch_orders (stream_id, type, data) VALUES ('c', 'Counted', '{"n": 1}'), ('c', 'Counted', '{"n": "many"}');
+SELECT daybook.create_event_view('sch_orders', 'Counted');
+SELECT n FROM sch_orders_counted WHERE version = 1;
+\set SHOW_CONTEXT always
+SELECT n FROM sch_orders_counted;
+\set SHOW_CONTEXT errors
+
 -- an upcaster that fails says where
 CREATE FUNCTION broken(data jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN jsonb_build_object('n', (data->>'n')::int); END $$;
 SELECT daybook.create_upcaster('sch_orders', 'Broken', 1, 'broken(jsonb)');
@@ -171,12 +190,12 @@ SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
 
 -- what is registered goes with the event table
 SELECT daybook.drop_event_table('sch_place.events', force => true);
-DROP VIEW sch_orders_order_placed, sch_orders_stock_counted_2x;
+DROP VIEW sch_orders_order_placed, sch_orders_stock_counted_2x, sch_orders_counted;
 SELECT daybook.drop_event_table('sch_orders', force => true);
 SELECT count(*) FROM daybook.upcaster;
 SELECT count(*) FROM daybook.event_type;
 DROP SCHEMA sch_place CASCADE;
 DROP ROLE sch_owner, sch_other;
-DROP TYPE order_placed, sch_odd;
+DROP TYPE order_placed, sch_odd, sch_counted;
 DROP FUNCTION split_total(jsonb), add_currency(jsonb), as_shipped(jsonb), as_returned(jsonb), same(jsonb);
 DROP PROCEDURE sch_wait();

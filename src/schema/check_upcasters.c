@@ -185,6 +185,7 @@ upcast_and_check(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot, 
 {
 	Datum		values[EVENT_NATTS];
 	EventType  *result;
+	char	   *failure;
 
 	memcpy(values, slot->tts_values, sizeof(values));
 	if (check->upcasting && UpcastApplies(check->upcasting, type->type, type->version))
@@ -195,11 +196,14 @@ upcast_and_check(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot, 
 			return NULL;
 	}
 	note_becoming(check, type, values);
-	result = check->schema == NULL ? NULL :
-		EventTypeOf(check->schema, DatumGetTextPP(values[EVENT_TYPE - 1]),
-					DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]));
-	if (result == NULL)
+	if (check->schema == NULL)
 		return NULL;
+	failure = UpcastDeadEnd(check->schema, DatumGetTextPP(values[EVENT_TYPE - 1]),
+							DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]));
+	result = EventTypeOf(check->schema, DatumGetTextPP(values[EVENT_TYPE - 1]),
+						 DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]));
+	if (failure || result == NULL)
+		return failure;
 	return EventMisfit(check->schema, result, check->table, values, slot->tts_isnull);
 }
 

@@ -146,7 +146,7 @@ view_query(Relation event_table, text *type, Oid payload_type)
 	appendStringInfo(&query,
 					 " FROM ONLY %s e"
 					 " CROSS JOIN LATERAL (SELECT daybook.payload_as(%s::pg_catalog.regclass, e, %s) AS data OFFSET 0) d"
-					 " CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::%s, d.data) p"
+					 " CROSS JOIN LATERAL daybook.payload_record(NULL::%s, d.data, e.stream_id, e.version) p"
 					 " WHERE d.data IS NOT NULL",
 					 table, quote_literal_cstr(table), quote_literal_cstr(text_to_cstring(type)),
 					 format_type_be_qualified(payload_type));

@@ -112,6 +112,13 @@ LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION daybook.payload_as(regclass, daybook.event, text) IS
 'payload of an event brought up to its newest version; null if it is not of the type then';
 
+-- As jsonb_populate_record(), which would not say where it fails.
+CREATE FUNCTION daybook.payload_record(base anyelement, payload jsonb, stream_id text, version bigint) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'daybook_payload_record'
+LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION daybook.payload_record(anyelement, jsonb, text, bigint) IS
+'payload of an event as a row; an error names the stream and the version';
+
 CREATE FUNCTION daybook.create_event_view(event_table regclass, type text) RETURNS regclass
 AS 'MODULE_PATHNAME', 'daybook_create_event_view'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;

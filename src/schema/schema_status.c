@@ -16,7 +16,7 @@
 #include "lib/stringinfo.h"
 #include "replay/event_source.h"
 #include "schema/event_check.h"
-#include "schema/event_schema.h"
+#include "schema/upcast.h"
 #include "user_function.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -30,9 +30,7 @@ PG_FUNCTION_INFO_V1(daybook_upcast_path);
 
 static void append_path(const EventSchema *schema, const text *type, int32 version,
 						StringInfo path, StringInfo mismatch);
-static void note_mismatch(StringInfo mismatch, const char *format,...) pg_attribute_printf(2, 3);
-static void check_end(const EventSchema *schema, const text *type, int32 version,
-					  StringInfo mismatch);
+static void note_mismatch(StringInfo mismatch, const char *problem);
 
 /* daybook.stored_types(event_table): read as the caller. */
 Datum
@@ -111,7 +109,7 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 		end++;
 	if (end == first)
 	{
-		check_end(schema, type, version, mismatch);
+		note_mismatch(mismatch, UpcastDeadEnd(schema, type, version));
 		return;
 	}
 	appendStringInfoString(path, end - first > 1 ? " -> (" : " -> ");
@@ -120,44 +118,17 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 		if (i > first)
 			appendStringInfoString(path, " | ");
 		if (!OidIsValid(FunctionByText(schema->steps[i].function)))
-			note_mismatch(mismatch, "upcaster function %s does not exist",
-						  schema->steps[i].function);
+			note_mismatch(mismatch, psprintf("upcaster function %s does not exist",
+											 schema->steps[i].function));
 		append_path(schema, schema->steps[i].to_type, version + 1, path, mismatch);
 	}
 	if (end - first > 1)
 		appendStringInfoChar(path, ')');
 }
 
-/* Is it right that nothing leads on from here? */
 static void
-check_end(const EventSchema *schema, const text *type, int32 version, StringInfo mismatch)
+note_mismatch(StringInfo mismatch, const char *problem)
 {
-	char	   *name = text_to_cstring(type);
-	int			step = FindUpcastStep(schema, type, version);
-	int			newest = -1;
-
-	for (int i = FindEventType(schema, type, 1); i < schema->type_count &&
-		 CompareTypes(schema->types[i].type, type) == 0; i++)
-		newest = schema->types[i].schema_version;
-	if (step < schema->step_count && CompareTypes(schema->steps[step].type, type) == 0)
-		note_mismatch(mismatch, "no upcaster leads on from version %d of %s; the next begins at version %d",
-					  version, name, schema->steps[step].from_version);
-	else if (version < newest)
-		note_mismatch(mismatch, "no upcaster leads from version %d of %s to the newest registered version %d",
-					  version, name, newest);
-	else if (newest >= 0 && version > newest)
-		note_mismatch(mismatch, "version %d of %s is newer than the newest registered version %d",
-					  version, name, newest);
-}
-
-static void
-note_mismatch(StringInfo mismatch, const char *format,...)
-{
-	va_list		args;
-	char		buffer[1024];
-
-	va_start(args, format);
-	vsnprintf(buffer, sizeof(buffer), format, args);
-	va_end(args);
-	appendStringInfo(mismatch, "%s%s", mismatch->len > 0 ? "; " : "", buffer);
+	if (problem)
+		appendStringInfo(mismatch, "%s%s", mismatch->len > 0 ? "; " : "", problem);
 }

@@ -225,6 +225,32 @@ UpcastTuple(Upcasting *upcasting, HeapTuple tuple, TupleDesc desc)
 	return result;
 }
 
+/*
+ * Below a step, or below a registered version, there is a gap; above all
+ * registered versions, one that nobody has registered.
+ */
+char *
+UpcastDeadEnd(const EventSchema *schema, const text *type, int32 version)
+{
+	char	   *name = text_to_cstring(type);
+	int			step = FindUpcastStep(schema, type, version);
+	int			newest = -1;
+
+	for (int i = FindEventType(schema, type, 1); i < schema->type_count &&
+		 CompareTypes(schema->types[i].type, type) == 0; i++)
+		newest = schema->types[i].schema_version;
+	if (step < schema->step_count && CompareTypes(schema->steps[step].type, type) == 0)
+		return psprintf("no upcaster leads on from version %d of %s; the next begins at version %d",
+						version, name, schema->steps[step].from_version);
+	if (version < newest)
+		return psprintf("no upcaster leads from version %d of %s to the newest registered version %d",
+						version, name, newest);
+	if (newest >= 0 && version > newest)
+		return psprintf("version %d of %s is newer than the newest registered version %d",
+						version, name, newest);
+	return NULL;
+}
+
 /* False if the function returns null. */
 static bool
 call_step(Upcasting *upcasting, int i, Datum data, Datum *result)

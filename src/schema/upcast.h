@@ -49,6 +49,11 @@ extern void UpcastAborted(Upcasting *upcasting);
 /* The same for a whole tuple, in the current memory context; NULL: dropped. */
 extern HeapTuple UpcastTuple(Upcasting *upcasting, HeapTuple tuple, TupleDesc desc);
 
+/*
+ * What is wrong with it if events are left at this version, NULL for nothing.
+ */
+extern char *UpcastDeadEnd(const EventSchema *schema, const text *type, int32 version);
+
 /* UpcastApplies() of a tuple. */
 extern bool UpcastTupleApplies(const Upcasting *upcasting, HeapTuple tuple, TupleDesc desc);
 

@@ -13,11 +13,13 @@
 #include "fmgr.h"
 #include "schema/upcast.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(daybook_upcast);
 PG_FUNCTION_INFO_V1(daybook_payload_as);
+PG_FUNCTION_INFO_V1(daybook_payload_record);
 
 /* What calls of one statement have in common. */
 typedef struct UpcastCalls
@@ -27,6 +29,7 @@ typedef struct UpcastCalls
 	Upcasting  *upcasting;		/* NULL: nothing to be done */
 } UpcastCalls;
 
+static void describe_payload(void *arg);
 static UpcastCalls *prepare_calls(FunctionCallInfo fcinfo, Oid event_table);
 static bool upcast_row(FunctionCallInfo fcinfo, TupleDesc *desc, Datum *values, bool *nulls);
 
@@ -63,6 +66,33 @@ daybook_payload_as(PG_FUNCTION_ARGS)
 	if (!found || CompareTypes(DatumGetTextPP(values[EVENT_TYPE - 1]), type) != 0)
 		PG_RETURN_NULL();
 	return values[EVENT_DATA - 1];
+}
+
+/* daybook.payload_record(base, payload, stream_id, version) */
+Datum
+daybook_payload_record(PG_FUNCTION_ARGS)
+{
+	ErrorContextCallback callback;
+	Datum		result;
+
+	callback.callback = describe_payload;
+	callback.arg = fcinfo;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	/* it takes the first two arguments */
+	result = jsonb_populate_record(fcinfo);
+	error_context_stack = callback.previous;
+	return result;
+}
+
+static void
+describe_payload(void *arg)
+{
+	FunctionCallInfo fcinfo = arg;
+
+	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
+		errcontext("payload of stream \"%s\", version " INT64_FORMAT,
+				   text_to_cstring(PG_GETARG_TEXT_PP(2)), PG_GETARG_INT64(3));
 }
 
 /* Columns of the upcast event; false: it is dropped. */
