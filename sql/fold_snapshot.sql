@@ -103,6 +103,17 @@ SELECT daybook.take_snapshot('snp_composite', 's-1');
 SELECT daybook.fold('snp_composite', 's-1'), snp_used('snp_composite', 's-1');
 ALTER TYPE snp_state ADD ATTRIBUTE m numeric;
 SELECT daybook.fold('snp_composite', 's-1'), snp_used('snp_composite', 's-1');
+-- what cannot be seen in a function's text, such as rows of a table: dropping the snapshots helps
+CREATE TABLE snp_factors (factor int);
+INSERT INTO snp_factors VALUES (1);
+CREATE FUNCTION snp_reading(state numeric, e daybook.event) RETURNS numeric LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN state + (SELECT factor FROM snp_factors); END $$;
+SELECT daybook.create_fold('snp_reading', 'snp_events', 'snp_reading(numeric, daybook.event)', 0, 0);
+SELECT daybook.take_snapshot('snp_reading', 'd');
+UPDATE snp_factors SET factor = 5;
+SELECT daybook.fold('snp_reading', 'd');
+SELECT daybook.drop_snapshots('snp_reading');
+SELECT daybook.fold('snp_reading', 'd');
+SELECT daybook.drop_fold('snp_reading');
 
 -- a snapshot is part of its transaction
 BEGIN;
