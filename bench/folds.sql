@@ -1,14 +1,14 @@
 -- The balance of an account: as aggregates and as folds, with the same transitions.
-CREATE FUNCTION balance_plpgsql_step(state jsonb, event daybook.event) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION balance_plpgsql_step(state jsonb, event daybook.event) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
 	RETURN jsonb_build_object('events', (state->>'events')::numeric + 1,
 		'balance', (state->>'balance')::numeric +
 			CASE WHEN event.type LIKE 'W%' THEN -1 ELSE 1 END * (event.data->>'amount')::numeric);
 END $$;
 CREATE FUNCTION balance_c_step(jsonb, daybook.event) RETURNS jsonb
-	AS :'library', 'bench_balance' LANGUAGE C IMMUTABLE STRICT;
+	AS :'library', 'bench_balance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 CREATE FUNCTION sum_c_step(numeric, daybook.event) RETURNS numeric
-	AS :'library', 'bench_sum' LANGUAGE C IMMUTABLE STRICT;
+	AS :'library', 'bench_sum' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE AGGREGATE balance_plpgsql(daybook.event) (
 	SFUNC = balance_plpgsql_step, STYPE = jsonb, INITCOND = '{"events": 0, "balance": 0}');

@@ -48,7 +48,8 @@ row_fold() {
 fold_all_with() {
 	case $1 in
 	one_stream) sql -o /dev/null -c "SELECT daybook.fold('$fold', 'long-1')" ;;
-	fold_all) sql -o /dev/null -c "SELECT count(state) FROM daybook.fold_all('$fold$many')" ;;
+	fold_all) sql -o /dev/null -c "SET max_parallel_workers_per_gather = 0" -c "SELECT count(state) FROM daybook.fold_all('$fold$many')" ;;
+	in_parallel) sql -o /dev/null -c "SELECT count(state) FROM daybook.fold_all('$fold$many')" ;;
 	esac
 }
 
@@ -70,9 +71,9 @@ row_fold_all() {
 	sql -c "VACUUM (ANALYZE)"
 	for fold in balance_plpgsql balance_c; do
 		many=_behind
-		take_turns "$fold, $((BULK_EVENTS / 100)) streams of 100 events one behind the other" "$BULK_EVENTS" fold_all_with one_stream fold_all
+		take_turns "$fold, $((BULK_EVENTS / 100)) streams of 100 events one behind the other" "$BULK_EVENTS" fold_all_with one_stream fold_all in_parallel
 		many=_beside
-		take_turns "$fold, $((BULK_EVENTS / 100)) streams of 100 events grown side by side" "$BULK_EVENTS" fold_all_with one_stream fold_all
+		take_turns "$fold, $((BULK_EVENTS / 100)) streams of 100 events grown side by side" "$BULK_EVENTS" fold_all_with one_stream fold_all in_parallel
 	done
 }
 
