@@ -147,6 +147,7 @@ SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'X', 1, 'split_tot
 SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'X', 1, 'lower(text)')$$);
 SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'X', 1, 'jsonb_each(jsonb)')$$);
 SELECT sch_try($$SELECT daybook.create_upcaster('pg_class', 'X', 1, 'split_total(jsonb)')$$);
+SELECT sch_try($$SELECT daybook.drop_upcaster('sch_orders', 'OrderPlaced', 1)$$);
 SELECT sch_try($$SELECT daybook.drop_upcaster('sch_orders', 'OrderPlaced', 5)$$);
 SELECT sch_try($$SELECT daybook.drop_event_type('sch_orders', 'OrderPlaced', 5)$$);
 SELECT sch_try($$SELECT daybook.register_event_type('sch_orders', 'X', 1, mode => 'maybe')$$);

@@ -53,6 +53,7 @@ static void check_stored_events(Relation rel, text *type, int32 version,
 static char *misfit_of_stored(EventSchema *schema, EventType *type, Relation rel,
 							  TupleTableSlot *slot);
 static void refuse_gaps(Relation rel);
+static void refuse_gap_behind(Relation rel, const text *type, int32 version);
 static void refuse_gap_at(const EventSchema *schema, Relation rel, const text *type,
 						  int32 version);
 
@@ -200,6 +201,7 @@ daybook_drop_upcaster(PG_FUNCTION_ARGS)
 				 errmsg("no upcaster of event type \"%s\" from schema version %d to type \"%s\" exists for event table \"%s\"",
 						TextDatumGetCString(values[1]), PG_GETARG_INT32(2),
 						TextDatumGetCString(values[3]), RelationGetRelationName(rel))));
+	refuse_gap_behind(rel, DatumGetTextPP(values[1]), PG_GETARG_INT32(2));
 	table_close(rel, NoLock);
 	PG_RETURN_VOID();
 }
@@ -390,6 +392,18 @@ refuse_gaps(Relation rel)
 	UnpinEventSchema(schema);
 }
 
+/* The last upcasters of a type can go, and those that have one beside them. */
+static void
+refuse_gap_behind(Relation rel, const text *type, int32 version)
+{
+	EventSchema *schema = PinEventSchema(rel);
+
+	if (schema == NULL)
+		return;
+	refuse_gap_at(schema, rel, type, version);
+	UnpinEventSchema(schema);
+}
+
 static void
 refuse_gap_at(const EventSchema *schema, Relation rel, const text *type, int32 version)
 {
@@ -404,5 +418,5 @@ refuse_gap_at(const EventSchema *schema, Relation rel, const text *type, int32 v
 					text_to_cstring(type), RelationGetRelationName(rel)),
 			 errdetail("No upcaster leads on from schema version %d, and the next begins at version %d.",
 					   version, schema->steps[i].from_version),
-			 errhint("Create upcasters in the order of their versions.")));
+			 errhint("Create upcasters in the order of their versions, and drop them from the last one back.")));
 }
