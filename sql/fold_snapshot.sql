@@ -83,6 +83,13 @@ SELECT daybook.fold(f, 's-1') AS state, snp_used(f, 's-1') AS used FROM unnest('
 CREATE OR REPLACE FUNCTION snp_plus(a jsonb, b jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT to_jsonb((a::numeric + 2 * b::numeric)) $$;
 CREATE OR REPLACE FUNCTION snp_helper(n numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$ SELECT n + 1 $$;
 SELECT daybook.fold(f, 's-1') AS state, snp_used(f, 's-1') AS used FROM unnest('{snp_operator,snp_atomic}'::text[]) f;
+-- the operator comes to mean another function
+CREATE FUNCTION snp_minus(a jsonb, b jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT to_jsonb((a::numeric - b::numeric)) $$;
+SELECT daybook.take_snapshot('snp_operator', 's-1');
+SELECT daybook.fold('snp_operator', 's-1') AS state, snp_used('snp_operator', 's-1') AS used;
+DROP OPERATOR +& (jsonb, jsonb);
+CREATE OPERATOR +& (FUNCTION = snp_minus, LEFTARG = jsonb, RIGHTARG = jsonb);
+SELECT daybook.fold('snp_operator', 's-1') AS state, snp_used('snp_operator', 's-1') AS used;
 -- settings matter to a transition that is not immutable, and to no other
 CREATE FUNCTION snp_days(state text[], e daybook.event) RETURNS text[] LANGUAGE plpgsql STABLE AS $$
 BEGIN RETURN state || to_char('2026-01-01 00:30:00+00'::timestamptz, 'YYYY-MM-DD'); END $$;
@@ -114,6 +121,17 @@ SELECT daybook.fold('snp_reading', 'd');
 SELECT daybook.drop_snapshots('snp_reading');
 SELECT daybook.fold('snp_reading', 'd');
 SELECT daybook.drop_fold('snp_reading');
+
+-- a type within the state's type
+CREATE TYPE snp_inner AS (n numeric);
+CREATE TYPE snp_outer AS (inners snp_inner[]);
+CREATE FUNCTION snp_nested(state snp_outer, e daybook.event) RETURNS snp_outer LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE i snp_inner; BEGIN i := jsonb_populate_record(NULL::snp_inner, e.data || '{"m": 5}'); state.inners := ARRAY[i]; RETURN state; END $$;
+SELECT daybook.create_fold('snp_nested', 'snp_events', 'snp_nested(snp_outer, daybook.event)', NULL, 0);
+SELECT daybook.take_snapshot('snp_nested', 'd');
+SELECT daybook.fold('snp_nested', 'd');
+ALTER TYPE snp_inner ADD ATTRIBUTE m numeric;
+SELECT daybook.fold('snp_nested', 'd');
 
 -- a snapshot is part of its transaction
 BEGIN;

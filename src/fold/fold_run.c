@@ -27,6 +27,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "fold/fold.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
 #include "user_function.h"
@@ -82,7 +83,7 @@ typedef struct CacheEntry
 	char		name[NAMEDATALEN];	/* hash key */
 	FoldRun    *run;			/* NULL: none, or in use */
 	Oid			event_table;
-	Oid			state_relation; /* of a state of a composite type */
+	List	   *state_relations;	/* Oid, of the composite types in the state's type */
 } CacheEntry;
 
 static HTAB *cache = NULL;
@@ -97,6 +98,8 @@ static bool inline_transition(FoldRun *run, FuncExpr *call);
 static FuncExpr *make_call(FoldRun *run);
 static Oid	get_func_lang(Oid function);
 static FoldRun *make_entered(const char *name);
+static void watch_relations(CacheEntry *entry, Oid state_type);
+static List *relations_of_type(Oid type, List *relations);
 static void make_cache(void);
 static void forget_relation(Datum arg, Oid relid);
 static void forget_object(Datum arg, int cache_id, uint32 hash);
@@ -291,12 +294,47 @@ make_entered(const char *name)
 
 	entry = hash_search(cache, name, HASH_ENTER, &found);
 	if (!found)
+	{
 		entry->run = NULL;
+		entry->state_relations = NIL;
+	}
 	entry->event_table = definition->event_table;
-	entry->state_relation = InvalidOid;
 	run = FoldRunMake(definition, CurrentMemoryContext);
-	entry->state_relation = get_typ_typrelid(run->type.oid);
+	watch_relations(entry, run->type.oid);
 	return run;
+}
+
+/* Called before the fingerprint is computed, which looks at the same types. */
+static void
+watch_relations(CacheEntry *entry, Oid state_type)
+{
+	List	   *relations = relations_of_type(state_type, NIL);
+	List	   *before = entry->state_relations;
+	MemoryContext caller = MemoryContextSwitchTo(CacheMemoryContext);
+
+	entry->state_relations = list_copy(relations);
+	MemoryContextSwitchTo(caller);
+	list_free(before);
+}
+
+static List *
+relations_of_type(Oid type, List *relations)
+{
+	Oid			base = getBaseType(type);
+	Oid			element = get_element_type(base);
+	TupleDesc	desc;
+
+	check_stack_depth();
+	if (OidIsValid(element))
+		return relations_of_type(element, relations);
+	if (get_typtype(base) != TYPTYPE_COMPOSITE)
+		return relations;
+	relations = lappend_oid(relations, get_typ_typrelid(base));
+	desc = lookup_rowtype_tupdesc_copy(base, -1);
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			relations = relations_of_type(TupleDescAttr(desc, i)->atttypid, relations);
+	return relations;
 }
 
 void
@@ -327,6 +365,7 @@ make_cache(void)
 	definitions = DaybookRelation("fold_definition");
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, forget_object, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, forget_object, (Datum) 0);
 }
@@ -340,7 +379,7 @@ forget_relation(Datum arg, Oid relid)
 
 	hash_seq_init(&status, cache);
 	while ((entry = hash_seq_search(&status)) != NULL)
-		matters |= entry->event_table == relid || entry->state_relation == relid;
+		matters |= entry->event_table == relid || list_member_oid(entry->state_relations, relid);
 	if (matters)
 		generation++;
 }
