@@ -383,7 +383,7 @@ share_done(Projector *projector)
 	bool		goes_on;
 
 	StartTransactionCommand();
-	handler = lock_extension() ? HandlerGet(projector->name) : NULL;
+	handler = OidIsValid(LockDaybookExtension()) ? HandlerGet(projector->name) : NULL;
 	if (handler == NULL)
 	{
 		CommitTransactionCommand();
