@@ -26,12 +26,19 @@ INSERT INTO declared VALUES
 ('daybook.read_matching(regclass,jsonb)', 'event_table, query', 'stable strict safe', 'everyone');
 -- event types and upcasters
 INSERT INTO declared VALUES
+('daybook.check_upcasters(regclass,boolean)', 'event_table, all_events', 'volatile strict unsafe', 'everyone'),
+('daybook.create_event_view(regclass,text)', 'event_table, type', 'volatile unsafe', 'everyone'),
 ('daybook.create_upcaster(regclass,text,integer,regprocedure,text)', 'event_table, type, from_version, function, to_type', 'volatile unsafe', 'everyone'),
 ('daybook.drop_event_type(regclass,text,integer)', 'event_table, type, schema_version', 'volatile strict unsafe', 'everyone'),
 ('daybook.drop_upcaster(regclass,text,integer,text)', 'event_table, type, from_version, to_type', 'volatile unsafe', 'everyone'),
 ('daybook.event_schema_changed()', '', 'volatile unsafe', 'everyone'),
 ('daybook.forget_event_table()', '', 'volatile unsafe', 'everyone'),
-('daybook.register_event_type(regclass,text,integer,regtype,regprocedure,text)', 'event_table, type, schema_version, payload_type, check, mode', 'volatile unsafe', 'everyone');
+('daybook.payload_as(regclass,daybook.event,text)', 'event_table, event, type', 'stable strict safe', 'everyone'),
+('daybook.payload_record(anyelement,jsonb,text,bigint)', 'base, payload, stream_id, version', 'stable safe', 'everyone'),
+('daybook.register_event_type(regclass,text,integer,regtype,regprocedure,text)', 'event_table, type, schema_version, payload_type, check, mode', 'volatile unsafe', 'everyone'),
+('daybook.stored_types(regclass)', 'event_table', 'stable strict restricted', 'everyone'),
+('daybook.upcast(regclass,daybook.event)', 'event_table, event', 'stable strict safe', 'everyone'),
+('daybook.upcast_path(regclass,text,integer)', 'event_table, type, schema_version', 'stable strict safe', 'everyone');
 -- the log
 INSERT INTO declared VALUES
 ('daybook.head()', '', 'stable strict safe', 'everyone'),
@@ -40,12 +47,14 @@ INSERT INTO declared VALUES
 -- replay
 INSERT INTO declared VALUES
 ('daybook.read_all(bigint,integer,regclass[],text[],text[])', 'after, max_events, event_tables, categories, types', 'stable safe', 'everyone'),
+('daybook.recorded(regclass,text)', 'event_table, stream_id', 'stable safe', 'everyone'),
 ('daybook.replay(regclass,text,bigint,bigint,timestamp with time zone,boolean)', 'event_table, stream_id, from_version, to_version, until, backwards', 'stable safe', 'everyone'),
 ('daybook.stream_version(regclass,text)', 'event_table, stream_id', 'stable strict safe', 'everyone');
 -- folds and snapshots
 INSERT INTO declared VALUES
 ('daybook.create_fold(text,regclass,regprocedure,anyelement,integer)', 'name, event_table, transition, initial, snapshot_every', 'volatile unsafe', 'everyone'),
 ('daybook.create_fold(text,regclass,regprocedure,text,integer)', 'name, event_table, transition, initial, snapshot_every', 'volatile unsafe', 'everyone'),
+('daybook.diff(text,text,bigint,bigint)', 'fold, stream_id, from_version, to_version', 'stable safe', 'everyone'),
 ('daybook.drop_fold(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.drop_snapshots(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.fold(text,text,anyelement,bigint,timestamp with time zone)', 'name, stream_id, state_type, to_version, until', 'stable safe', 'everyone'),
@@ -54,6 +63,9 @@ INSERT INTO declared VALUES
 ('daybook.fold_all(text)', 'name', 'stable safe', 'everyone'),
 ('daybook.fold_all(text,anyelement)', 'name, state_type', 'stable safe', 'everyone'),
 ('daybook.fold_changed()', '', 'volatile unsafe', 'everyone'),
+('daybook.history(text,regclass)', 'stream_id, event_table', 'stable safe', 'everyone'),
+('daybook.jsonb_diff(jsonb,jsonb)', 'before, after', 'immutable safe', 'everyone'),
+('daybook.jsonb_members(jsonb)', 'value', 'immutable safe', 'everyone'),
 ('daybook.take_snapshot(text,text)', 'name, stream_id', 'volatile strict unsafe', 'everyone');
 -- projections
 INSERT INTO declared VALUES
