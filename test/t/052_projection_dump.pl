@@ -107,5 +107,63 @@ ok(wait_until('it does something', sub { sql('early', q{SELECT state <> 'restori
   or diag(sql('early', 'SELECT name, state, position, head, error_message FROM daybook.projection_status'));
 $restoring->quit;
 
+# Dumped in the middle of rebuilds, by one worker and by several, of which one
+# has met an event that it could not apply.
+sql('postgres', q{
+CREATE DATABASE rebuilding});
+sql('rebuilding', q{
+CREATE EXTENSION daybook;
+SELECT daybook.create_event_table('account');
+CREATE TABLE balance (account text PRIMARY KEY, amount bigint NOT NULL CHECK (amount >= 0));
+CREATE TABLE entry (n bigint GENERATED ALWAYS AS IDENTITY, id bigint PRIMARY KEY, account text NOT NULL REFERENCES balance DEFERRABLE);
+CREATE INDEX ON entry (account);
+CREATE VIEW report AS SELECT account, amount, (SELECT count(*) FROM entry e WHERE e.account = b.account) AS entries FROM balance b;
+CREATE TABLE seen (id bigint PRIMARY KEY);
+COMMENT ON TABLE seen IS 'what was seen';
+INSERT INTO account (stream_id, type, data) SELECT 'a-' || i % 100, 'Paid', jsonb_build_object('amount', CASE i WHEN 150 THEN -1000 WHEN 18000 THEN -1000000 ELSE 1 END) FROM generate_series(1, 20000) i;
+SELECT daybook.create_projection('balance', '{account}', $$
+	INSERT INTO balance AS b SELECT stream_id, sum((data->>'amount')::bigint) FROM new_events GROUP BY 1
+	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount;
+	INSERT INTO entry (id, account) SELECT id, stream_id FROM new_events ORDER BY id
+$$, '{balance,entry}', independent_streams => true);
+SELECT daybook.create_projection('seen', '{account}', 'INSERT INTO seen SELECT id FROM new_events', '{seen}');
+SELECT daybook.wait_for_projection('balance', timeout => '1 min');
+SELECT daybook.wait_for_projection('seen', timeout => '1 min');
+SELECT daybook.rebuild_projection('balance', parallel => 3, max_rate => 900);
+SELECT daybook.rebuild_projection('seen', max_rate => 500);
+});
+ok(wait_until('both have begun', sub { sql('rebuilding', 'SELECT count(*) FROM daybook.rebuild_progress WHERE position >= 300') == 2 }), 'two rebuilds are in progress');
+$node->command_ok([ 'pg_dump', '-f', "$dir/rebuilding.sql", 'rebuilding' ], 'a plain dump meanwhile');
+$node->command_ok([ 'pg_dump', '-Fd', '-j', 2, '-f', "$dir/rebuilding", 'rebuilding' ], 'a dump in parallel');
+is(sql('rebuilding', 'SELECT count(*) FROM daybook.rebuild_progress'), 2, 'they were in progress all the time');
+
+sub rebuild_is_right
+{
+	my ($database) = @_;
+	is(sql($database, q{SELECT string_agg(projection || ' ' || parallel, ', ' ORDER BY projection) FROM daybook.rebuild_progress}), 'balance 3, seen 1', "$database: the rebuilds are there");
+	is(sql($database, 'SELECT count(*), (SELECT count(*) FROM report WHERE entries > 0) FROM seen'), '20000|100', "$database: the old rows are served");
+	my $before = sql($database, q{SELECT pg_relation_filenode('balance'), pg_relation_filenode('seen')});
+	# as fast as they can from here on
+	sql($database, 'UPDATE daybook.projection SET max_rate = 0');
+	ok(wait_until('the end of the rebuilds', sub { sql($database, 'SELECT count(*) FROM daybook.rebuild_progress') == 0 }), "$database: they end")
+	  or diag(sql($database, 'SELECT * FROM daybook.rebuild_progress'));
+	isnt(sql($database, q{SELECT pg_relation_filenode('balance'), pg_relation_filenode('seen')}), $before, "$database: with the tables exchanged");
+	is(sql($database, q{SELECT count(*) FROM daybook.verify_projection('balance', ignore_columns => '{n}')}), 0, "$database: the rows are right");
+	is(sql($database, q{SELECT count(*) FROM daybook.verify_projection('seen')}), 0, "$database: of both");
+	is(sql($database, q{SELECT count(*) FILTER (WHERE is_cause), count(DISTINCT stream_id) FROM daybook.parked_events WHERE projection = 'balance'}), '2|2', "$database: two streams are parked");
+	sql($database, q{INSERT INTO account (stream_id, type, data) SELECT 'a-' || i, 'Paid', '{"amount": 5}' FROM generate_series(0, 99) i;
+		ALTER TABLE balance DROP CONSTRAINT balance_amount_check});
+	sql($database, q{SELECT daybook.wait_for_projection('balance', pg_current_wal_insert_lsn()); SELECT daybook.retry_parked('balance')});
+	is(sql($database, q{SELECT sum(amount) = (SELECT sum((data->>'amount')::bigint) FROM account), sum(entries) FROM report}), 't|20100', "$database: they go on, and what was parked can be applied");
+	is(sql($database, q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%'}), 0, "$database: nothing is left over");
+}
+
+sql('postgres', 'CREATE DATABASE rebuilding_plain');
+$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('rebuilding_plain'), '-f', "$dir/rebuilding.sql" ], 'restored by psql');
+rebuild_is_right('rebuilding_plain');
+sql('postgres', 'CREATE DATABASE rebuilding_parallel');
+$node->command_ok([ 'pg_restore', '-e', '-j', 3, '-d', $node->connstr('rebuilding_parallel'), "$dir/rebuilding" ], 'restored by three sessions');
+rebuild_is_right('rebuilding_parallel');
+
 $node->stop;
 done_testing();
