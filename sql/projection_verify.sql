@@ -141,6 +141,18 @@ INSERT INTO account (stream_id, type) VALUES ('new-0', 'Other');
 ALTER TABLE account ENABLE ALWAYS TRIGGER daybook_inline_tally;
 SELECT * FROM daybook.verify_projection('tally');
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
+-- an error leaves the session as it was, and nothing else behind
+ALTER TABLE tally ADD CONSTRAINT few CHECK (n < 2) NOT VALID;
+\set VERBOSITY terse
+SELECT * FROM daybook.verify_projection('tally');
+BEGIN;
+SAVEPOINT s;
+SELECT * FROM daybook.verify_projection('tally');
+ROLLBACK TO s;
+SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
+COMMIT;
+SELECT count(*) > 0 AS goes_on FROM tally;
+\set VERBOSITY default
 
 SELECT daybook.drop_projection(name) FROM unnest('{balance,call,inlined,tally}'::text[]) name;
 SELECT daybook.drop_event_table('account', true);

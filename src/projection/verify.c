@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "event_table/event_table.h"
@@ -25,13 +24,13 @@
 #include "projection/projection.h"
 #include "replay/event_reader.h"
 #include "storage/lmgr.h"
+#include "subtransaction.h"
 #include "user_function.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #define VERIFY_BATCH_SIZE	50000
@@ -55,7 +54,7 @@ typedef struct Verification
 static void verification_init(Verification *verification, FunctionCallInfo fcinfo);
 static void check_streams(Verification *verification, FunctionCallInfo fcinfo);
 static void read_state(Verification *verification);
-static void build_and_compare(Verification *verification);
+static bool build_and_compare(void *arg);
 static void build(Verification *verification);
 static void build_inline(Verification *verification);
 static bool fill_batch(Verification *verification, EventReader *reader, EventBatch *batch,
@@ -69,21 +68,17 @@ PG_FUNCTION_INFO_V1(daybook_verify_projection);
 Datum
 daybook_verify_projection(PG_FUNCTION_ARGS)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	Verification verification = {0};
+	ErrorData  *error;
 
 	InitMaterializedSRF(fcinfo, 0);
 	verification_init(&verification, fcinfo);
 	/* functions keep plans, and a plan made for the table is none for its copy */
 	ResetPlanCache();
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	build_and_compare(&verification);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = RunInSubtransaction(build_and_compare, &verification);
 	ResetPlanCache();
+	if (error != NULL)
+		ReThrowError(error);
 	UnregisterSnapshot(verification.snapshot);
 	return (Datum) 0;
 }
@@ -171,9 +166,11 @@ read_state(Verification *verification)
 	PopActiveSnapshot();
 }
 
-static void
-build_and_compare(Verification *verification)
+/* Keeps nothing of what it makes. */
+static bool
+build_and_compare(void *arg)
 {
+	Verification *verification = arg;
 	Oid		   *tables;
 	Oid		   *copies;
 	int			n = RelationArray(verification->projection->tables, &tables);
@@ -190,6 +187,7 @@ build_and_compare(Verification *verification)
 	(void) RelationArray(verification->copy.tables, &copies);
 	for (int i = 0; i < n; i++)
 		compare(verification, tables[i], copies[i]);
+	return false;
 }
 
 /* Applies what the projection has applied. */

@@ -20,7 +20,6 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "compat.h"
@@ -30,11 +29,11 @@
 #include "replay/event_source.h"
 #include "schema/upcast.h"
 #include "sequencer/log_scan.h"
+#include "subtransaction.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 /* Log entries that are read at a time. */
 #define CHUNK_MAX_ENTRIES	256
@@ -118,6 +117,13 @@ struct EventReader
 	LogEvent	event;
 };
 
+/* Arguments of upcast_next(). */
+typedef struct UpcastCall
+{
+	EventReader *reader;
+	int64	   *wanted;
+} UpcastCall;
+
 static void set_event_tables(EventReader *reader, ArrayType *array);
 static void make_string_set(StringSet *set, ArrayType *array);
 static int	compare_strings(const void *a, const void *b);
@@ -143,6 +149,7 @@ static bool may_become_wanted(EventReader *reader, SourceTable *source);
 static bool type_is_wanted(const text *type, void *types);
 static void upcast_events(EventReader *reader);
 static void upcast_next(EventReader *reader, int64 *wanted);
+static bool upcast_next_wanted(void *arg);
 static void upcast_or_catch(EventReader *reader, int64 *wanted);
 static void forget_upcasting(EventReader *reader);
 static HeapTuple upcast_event(EventReader *reader, SourceTable *source, HeapTuple tuple);
@@ -708,6 +715,15 @@ upcast_next(EventReader *reader, int64 *wanted)
 		UpcastRest(last);
 }
 
+static bool
+upcast_next_wanted(void *arg)
+{
+	UpcastCall *call = arg;
+
+	upcast_next(call->reader, call->wanted);
+	return true;
+}
+
 /*
  * The same up to the first failure, which becomes part of its event.  One
  * subtransaction for many events: it costs more than most upcasters.
@@ -715,33 +731,16 @@ upcast_next(EventReader *reader, int64 *wanted)
 static void
 upcast_or_catch(EventReader *reader, int64 *wanted)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	UpcastCall	call = {reader, wanted};
+	ErrorData  *error = RunInSubtransaction(upcast_next_wanted, &call);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		upcast_next(reader, wanted);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (ErrorIsTransient(error->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		forget_upcasting(reader);
-		reader->entries[reader->upcast_count - 1].error = error;
-		(*wanted)--;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return;
+	forget_upcasting(reader);
+	if (ErrorIsTransient(error->sqlerrcode))
+		ReThrowError(error);
+	reader->entries[reader->upcast_count - 1].error = error;
+	(*wanted)--;
 }
 
 /* No function runs as the owner of its table any more. */

@@ -9,7 +9,6 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "event_table/event_table.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
@@ -18,9 +17,9 @@
 #include "replay/event_source.h"
 #include "schema/event_check.h"
 #include "schema/upcast.h"
+#include "subtransaction.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
@@ -50,9 +49,20 @@ typedef struct UpcasterCheck
 	List	   *types;			/* CheckedType */
 } UpcasterCheck;
 
+/* An event to be looked at, and what was found. */
+typedef struct EventCheckCall
+{
+	UpcasterCheck *check;
+	CheckedType *type;
+	TupleTableSlot *slot;
+	bool		dropped;
+	char	   *failure;
+} EventCheckCall;
+
 static void check_table(UpcasterCheck *check, bool all_events);
 static CheckedType *find_type(UpcasterCheck *check, TupleTableSlot *slot);
 static void check_event(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot);
+static bool check_call(void *arg);
 static char *upcast_and_check(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot,
 							  bool *dropped);
 static void note_becoming(UpcasterCheck *check, CheckedType *type, Datum *values);
@@ -133,39 +143,20 @@ find_type(UpcasterCheck *check, TupleTableSlot *slot)
 static void
 check_event(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *failure = NULL;
-	bool		dropped = false;
+	EventCheckCall call = {check, type, slot};
+	ErrorData  *error = RunInSubtransaction(check_call, &call);
+	char	   *failure = call.failure;
+	bool		dropped = call.dropped;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	if (error != NULL)
 	{
-		failure = upcast_and_check(check, type, slot, &dropped);
-		if (failure)
-			RollbackAndReleaseCurrentSubTransaction();
-		else
-			ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 		if (check->upcasting)
 			UpcastAborted(check->upcasting);
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
 		failure = error->message;
 		dropped = false;
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 
 	type->checked++;
 	type->dropped += dropped;
@@ -177,6 +168,15 @@ check_event(UpcasterCheck *check, CheckedType *type, TupleTableSlot *slot)
 													 TextDatumGetCString(slot->tts_values[EVENT_STREAM_ID - 1]),
 													 DatumGetInt64(slot->tts_values[EVENT_VERSION - 1]),
 													 failure));
+}
+
+static bool
+check_call(void *arg)
+{
+	EventCheckCall *call = arg;
+
+	call->failure = upcast_and_check(call->check, call->type, call->slot, &call->dropped);
+	return call->failure == NULL;
 }
 
 /* What is wrong with an upcast event, NULL if it is right. */

@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -21,11 +20,11 @@
 #include "miscadmin.h"
 #include "schema/event_check.h"
 #include "schema/payload_check.h"
+#include "subtransaction.h"
 #include "user_function.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -39,10 +38,22 @@ typedef struct EventCheck
 	const char *search_path;	/* NULL: no code of users runs */
 } EventCheck;
 
+/* Arguments and result of EventMisfit(). */
+typedef struct MisfitCall
+{
+	EventSchema *schema;
+	EventType  *type;
+	Relation	event_table;
+	Datum	   *values;
+	bool	   *nulls;
+	char	   *misfit;
+} MisfitCall;
+
 static void check_new_event(Relation rel, TupleTableSlot *slot);
 static void warn_of_misfit(EventSchema *schema, EventType *type, Relation rel,
 						   TupleTableSlot *slot);
 static void report_misfit(int level, Relation rel, const EventType *type, const char *misfit);
+static bool misfit_call(void *arg);
 static EventCheck *prepare_check(EventSchema *schema, EventType *type);
 static void prepare_function(EventSchema *schema, EventType *type, EventCheck *check);
 static void run_check(EventCheck *check, EventType *type, Relation event_table,
@@ -95,29 +106,19 @@ check_new_event(Relation rel, TupleTableSlot *slot)
 static void
 warn_of_misfit(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *slot)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	bool		was_running = event_row_check_running;
 	char	   *misfit;
 
 	event_row_check_running = true;
 	PG_TRY();
 	{
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		misfit = EventMisfit(schema, type, rel, slot->tts_values, slot->tts_isnull);
-		if (misfit)
-			RollbackAndReleaseCurrentSubTransaction();
-		else
-			ReleaseCurrentSubTransaction();
+		misfit = EventMisfitUndone(schema, type, rel, slot->tts_values, slot->tts_isnull);
 	}
 	PG_FINALLY();
 	{
 		event_row_check_running = was_running;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (misfit)
 		report_misfit(WARNING, rel, type, misfit);
 }
@@ -176,6 +177,27 @@ EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 	}
 	PG_END_TRY();
 	return misfit;
+}
+
+static bool
+misfit_call(void *arg)
+{
+	MisfitCall *call = arg;
+
+	call->misfit = EventMisfit(call->schema, call->type, call->event_table, call->values, call->nulls);
+	return call->misfit == NULL;
+}
+
+char *
+EventMisfitUndone(EventSchema *schema, EventType *type, Relation event_table,
+				  Datum *values, bool *nulls)
+{
+	MisfitCall	call = {schema, type, event_table, values, nulls};
+	ErrorData  *error = RunInSubtransaction(misfit_call, &call);
+
+	if (error != NULL)
+		ReThrowError(error);
+	return call.misfit;
 }
 
 static EventCheck *

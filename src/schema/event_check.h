@@ -25,4 +25,8 @@ extern EventType *EventTypeOf(EventSchema *schema, const text *type, int32 versi
 extern char *EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 						 Datum *values, bool *nulls);
 
+/* The same in a subtransaction, which leaves no trace of a check that failed. */
+extern char *EventMisfitUndone(EventSchema *schema, EventType *type, Relation event_table,
+							   Datum *values, bool *nulls);
+
 #endif							/* DAYBOOK_EVENT_CHECK_H */

@@ -9,7 +9,6 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
@@ -26,7 +25,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(daybook_register_event_type);
@@ -50,8 +48,6 @@ static void check_signature(Oid function, Oid argument, Oid other_argument, Oid 
 							const char *what, const char *detail);
 static void check_stored_events(Relation rel, text *type, int32 version,
 								StoredMisfits *result);
-static char *misfit_of_stored(EventSchema *schema, EventType *type, Relation rel,
-							  TupleTableSlot *slot);
 static void refuse_gaps(Relation rel);
 static void refuse_gap_behind(Relation rel, const text *type, int32 version);
 static void refuse_gap_at(const EventSchema *schema, Relation rel, const text *type,
@@ -340,7 +336,7 @@ check_stored_events(Relation rel, text *type, int32 version, StoredMisfits *resu
 			CompareTypes(DatumGetTextPP(slot->tts_values[EVENT_TYPE - 1]), event_type->type) != 0)
 			continue;
 		result->events++;
-		misfit = misfit_of_stored(schema, event_type, rel, slot);
+		misfit = EventMisfitUndone(schema, event_type, rel, slot->tts_values, slot->tts_isnull);
 		if (misfit && result->misfits++ == 0)
 			result->first = MemoryContextStrdup(caller,
 												psprintf("The first is version " INT64_FORMAT " of stream \"%s\". %s",
@@ -355,26 +351,6 @@ check_stored_events(Relation rel, text *type, int32 version, StoredMisfits *resu
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
-}
-
-/* In a subtransaction, since the next event is looked at after a failure. */
-static char *
-misfit_of_stored(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *slot)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *misfit;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	misfit = EventMisfit(schema, type, rel, slot->tts_values, slot->tts_isnull);
-	if (misfit)
-		RollbackAndReleaseCurrentSubTransaction();
-	else
-		ReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return misfit;
 }
 
 /* Every version that is known must have a way to the newest, or be the newest. */
