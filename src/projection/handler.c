@@ -63,6 +63,7 @@ static SPIPlanPtr prepare_sql(const Projection *projection);
 static EphemeralNamedRelation new_events_relation(EventBatch *batch, double rows);
 static void register_new_events(EventBatch *batch, double rows);
 static void run_sql(Handler *handler, EventBatch *batch);
+static void wait_for_writers(const Projection *projection);
 static void run_function(Handler *handler, EventBatch *batch);
 static EventPlace event_place(TupleTableSlot *slot);
 static Datum event_datum(TupleTableSlot *slot, TupleDesc event_desc);
@@ -458,12 +459,26 @@ run_sql(Handler *handler, EventBatch *batch)
 		if (SPI_keepplan(plan) != 0)
 			elog(ERROR, "SPI_keepplan failed");
 		handler->plan = plan;
+		handler->may_read = HandlerMayRead(plan, handler->projection->tables);
 	}
+	if (handler->may_read)
+		wait_for_writers(handler->projection);
 	options.dest = None_Receiver;
 	rc = SPI_execute_plan_extended(handler->plan, &options);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s", SPI_result_code_string(rc));
 	SPI_finish();
+}
+
+/*
+ * A handler that reads rows before it writes them must not miss what another
+ * writer is doing to them.  Writers to one stream wait for each other anyway.
+ */
+static void
+wait_for_writers(const Projection *projection)
+{
+	if (projection->is_inline && projection->live_tables == NULL && !projection->independent_streams)
+		ProjectionLockWriters(projection->name);
 }
 
 /* Calls the function for each event in turn, each seeing the work of those before it. */
@@ -478,6 +493,7 @@ run_function(Handler *handler, EventBatch *batch)
 													   "daybook handler call",
 													   ALLOCSET_DEFAULT_SIZES);
 
+	wait_for_writers(handler->projection);
 	for (batch->done = 0; tuplestore_gettupleslot(batch->events, true, false, slot); batch->done++)
 	{
 		MemoryContext save = MemoryContextSwitchTo(call_context);

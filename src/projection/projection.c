@@ -36,6 +36,7 @@
 /* What there is to lock of a projection. */
 #define LOCK_PROJECTION	0
 #define LOCK_GATE		1
+#define LOCK_WRITERS	2
 
 /* columns of daybook.projection, from 0 */
 enum
@@ -134,6 +135,13 @@ ProjectionLockIfFree(const char *name)
 		return false;
 	AcceptInvalidationMessages();
 	return true;
+}
+
+/* Lets one writer at a time run an inline handler, to the end of his transaction. */
+void
+ProjectionLockWriters(const char *name)
+{
+	LockDatabaseObject(DaybookRelation("projection"), lock_id(name), LOCK_WRITERS, ExclusiveLock);
 }
 
 /*

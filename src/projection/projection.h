@@ -88,6 +88,7 @@ typedef struct ProjectionProgress
 /* projection.c: reading and writing the two tables */
 extern void ProjectionLock(const char *name);
 extern bool ProjectionLockIfFree(const char *name);
+extern void ProjectionLockWriters(const char *name);
 extern void ProjectionGateClose(const char *name);
 extern void ProjectionGateOpen(const char *name);
 extern void ProjectionGatePass(const char *name);
@@ -152,6 +153,7 @@ typedef struct Handler
 	Projection *projection;
 	MemoryContext context;
 	SPIPlanPtr	plan;			/* made by the first run of SQL text */
+	bool		may_read;		/* inline: rows before they are written */
 	int			running;		/* depth of runs in progress */
 } Handler;
 
@@ -164,6 +166,9 @@ extern void HandlerRun(Handler *handler, EventBatch *batch);
 extern void EventBatchInit(EventBatch *batch);
 extern void EventBatchAdd(EventBatch *batch, const struct LogEvent *event);
 extern void EventBatchEnd(EventBatch *batch);
+
+/* handler_reads.c */
+extern bool HandlerMayRead(SPIPlanPtr plan, ArrayType *tables);
 
 /* The projection's owner and search path, for as long as its code runs. */
 typedef struct OwnerContext

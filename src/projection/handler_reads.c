@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * handler_reads.c
+ *	  Whether a handler may read a row of its tables before it writes it.
+ *
+ * Concurrent writers run an inline handler side by side.  What an UPDATE, or
+ * ON CONFLICT DO UPDATE, computes from the row that it changes is right
+ * whatever others have done meanwhile; what is computed from a row that was
+ * read before is not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_proc.h"
+#include "nodes/nodeFuncs.h"
+#include "projection/projection.h"
+#include "utils/lsyscache.h"
+#include "utils/plancache.h"
+
+static bool reads_walker(Node *node, void *tables);
+static bool query_reads(const Query *query, ArrayType *tables);
+static bool is_locked(const Query *query, int rti);
+static bool function_may_read(Oid function, void *tables);
+
+bool
+HandlerMayRead(SPIPlanPtr plan, ArrayType *tables)
+{
+	ListCell   *lc;
+
+	foreach(lc, SPI_plan_get_plan_sources(plan))
+	{
+		CachedPlanSource *source = lfirst(lc);
+		ListCell   *lc2;
+
+		foreach(lc2, source->query_list)
+		{
+			if (reads_walker(lfirst(lc2), tables))
+				return true;
+		}
+	}
+	return false;
+}
+
+static bool
+reads_walker(Node *node, void *tables)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_reads((Query *) node, tables) ||
+			query_tree_walker((Query *) node, reads_walker, tables, 0);
+	return check_functions_in_node(node, function_may_read, tables) ||
+		expression_tree_walker(node, reads_walker, tables);
+}
+
+static bool
+query_reads(const Query *query, ArrayType *tables)
+{
+	Oid		   *oids;
+	int			n = RelationArray(tables, &oids);
+
+	for (int rti = 1; rti <= list_length(query->rtable); rti++)
+	{
+		RangeTblEntry *rte = list_nth_node(RangeTblEntry, query->rtable, rti - 1);
+
+		if (rte->rtekind != RTE_RELATION || rti == query->resultRelation ||
+			(query->onConflict != NULL && rti == query->onConflict->exclRelIndex) ||
+			is_locked(query, rti))
+			continue;
+		for (int i = 0; i < n; i++)
+		{
+			if (oids[i] == rte->relid)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* By SELECT FOR UPDATE or FOR NO KEY UPDATE. */
+static bool
+is_locked(const Query *query, int rti)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rowMarks)
+	{
+		RowMarkClause *mark = lfirst_node(RowMarkClause, lc);
+
+		if (mark->rti == rti && mark->strength >= LCS_FORNOKEYUPDATE)
+			return true;
+	}
+	return false;
+}
+
+/* What users' functions do cannot be seen. */
+static bool
+function_may_read(Oid function, void *tables)
+{
+	return function >= FirstNormalObjectId && func_volatile(function) != PROVOLATILE_IMMUTABLE;
+}
