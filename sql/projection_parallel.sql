@@ -74,6 +74,7 @@ SELECT count(*) FROM daybook.parked_events WHERE projection = 'balance';
 -- slow on purpose, looked at, given up, begun anew, and dropped
 SELECT daybook.rebuild_projection('balance', parallel => 2, max_rate => 4);
 SELECT parallel, max_rate, events_left > 0 AS something_left FROM daybook.rebuild_progress;
+SELECT daybook.alter_projection('balance', independent_streams => false);
 SELECT daybook.cancel_rebuild('balance');
 SELECT count(*) FROM daybook.projection WHERE rebuild_of IS NOT NULL;
 SELECT daybook.cancel_rebuild('balance');

@@ -32,6 +32,7 @@
 
 static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place,
 							 int parallel);
+static void set_independent(Projection *projection, bool independent, bool goes_on);
 static void check_parallel(const Projection *projection, int parallel);
 static int	limit_parallel(const Projection *projection, int parallel);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
@@ -128,7 +129,7 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	if (!PG_ARGISNULL(4))
-		projection->independent_streams = PG_GETARG_BOOL(4);
+		set_independent(projection, PG_GETARG_BOOL(4), PG_ARGISNULL(1));
 	ProjectionCheckSettings(projection);
 	check_parallel(projection, PG_GETARG_INT32(5));
 	ProjectionUpdate(projection);
@@ -158,6 +159,19 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 		restart_rebuild(&changed, 0, PG_GETARG_INT32(5));
 	}
 	PG_RETURN_VOID();
+}
+
+/* A rebuild in parallel relies on it, unless a new handler ends that anyway. */
+static void
+set_independent(Projection *projection, bool independent, bool goes_on)
+{
+	if (!independent && goes_on && list_length(ProjectionLoadRebuild(projection->name)) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is being rebuilt in parallel", projection->name),
+				 errdetail("That takes independent streams."),
+				 errhint("Wait until it is done, or call daybook.cancel_rebuild().")));
+	projection->independent_streams = independent;
 }
 
 PG_FUNCTION_INFO_V1(daybook_cancel_rebuild);

@@ -17,7 +17,7 @@ INSERT INTO account (stream_id, type, data) SELECT 'account-' || i % 500, 'Paid'
 SELECT daybook.create_projection('balance', '{account}', \$\$
 	INSERT INTO balance AS b SELECT stream_id, sum((data->>'amount')::bigint), count(*) FROM new_events GROUP BY 1
 	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount, events = b.events + excluded.events
-\$\$, '{balance}');
+\$\$, '{balance}', independent_streams => true);
 SELECT daybook.wait_for_projection('balance', timeout => '5 min');
 });
 
@@ -119,6 +119,7 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-:s', 'Paid', '{"amo
 		q{SELECT daybook.resume_projection('balance')},
 		q{SELECT daybook.rebuild_projection('balance')},
 		q{SELECT daybook.rebuild_projection('balance', in_place => true)},
+		q{DO $$ BEGIN PERFORM daybook.rebuild_projection('balance', parallel => 3); EXCEPTION WHEN object_not_in_prerequisite_state THEN NULL; END $$},
 		q{SELECT daybook.cancel_rebuild('balance')},
 		q{BEGIN; SELECT daybook.rebuild_projection('balance'); SELECT daybook.drop_projection('balance'); ROLLBACK});
 	my $until = time() + 7;
