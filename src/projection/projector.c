@@ -382,6 +382,7 @@ share_done(Projector *projector)
 	Handler    *handler;
 	bool		goes_on;
 
+	begin_batch(projector);
 	StartTransactionCommand();
 	handler = OidIsValid(LockDaybookExtension()) ? HandlerGet(projector->name) : NULL;
 	if (handler == NULL)
