@@ -14,11 +14,13 @@
 #include "catalog/pg_statistic.h"
 #include "event_table/event_table.h"
 #include "fold/fold.h"
+#include "miscadmin.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "schema/event_schema.h"
 #include "user_function.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
@@ -29,7 +31,7 @@ static double stream_count(Relation event_table, double events);
 static Cost function_cost(Oid function);
 static bool upcasters_are_parallel_safe(Relation event_table);
 
-/* False where the fold is not known yet, or can only fail. */
+/* False where the fold is not known yet, or is not for the user. */
 bool
 FoldAllEstimate(const List *args, RowEstimate *estimate)
 {
@@ -48,7 +50,9 @@ FoldAllEstimate(const List *args, RowEstimate *estimate)
 	table = try_relation_open(definition->event_table, AccessShareLock);
 	if (table == NULL)
 		return false;
-	known = OidIsValid(transition) && estimate_table(transition, table, estimate);
+	known = OidIsValid(transition) &&
+		pg_class_aclcheck(RelationGetRelid(table), GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		estimate_table(transition, table, estimate);
 	table_close(table, NoLock);
 	return known;
 }
