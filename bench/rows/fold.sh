@@ -41,8 +41,9 @@ row_fold() {
 	for fold in balance_plpgsql balance_c; do
 		take_turns "$fold, jsonb, $BULK_EVENTS events" "$BULK_EVENTS" fold_with plain replay daybook
 	done
-	fold=sum_c
-	take_turns "$fold, numeric, $BULK_EVENTS events" "$BULK_EVENTS" fold_with plain daybook_typed
+	for fold in sum_plpgsql sum_c; do
+		take_turns "$fold, numeric, $BULK_EVENTS events" "$BULK_EVENTS" fold_with plain replay daybook_typed
+	done
 }
 
 fold_all_with() {
