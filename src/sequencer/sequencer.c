@@ -50,11 +50,14 @@
 #define WAL_PER_CONFIRM			(16 * 1024 * 1024)
 
 /*
- * Above this rate a round is followed by a short rest, so that the next one
- * has more to do: a round costs a transaction and a flush.
+ * Above this rate a round is followed by a rest, so that the next one has more
+ * to do: a round costs a transaction and a flush.  The rest is so many times as
+ * long as the round was, within bounds in milliseconds.
  */
 #define BUSY_EVENTS_PER_SECOND	1500
-#define BUSY_REST				2	/* milliseconds */
+#define REST_PER_ROUND			3
+#define MIN_REST				2
+#define MAX_REST				10
 
 /* Seconds over which the rate is smoothed. */
 #define RATE_WINDOW				0.05
@@ -143,6 +146,7 @@ static void store_marks(int64 low_water, int64 log_position);
 static void report(int events, XLogRecPtr sequenced);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
+static long rest_after_round(void);
 static long pause_after(int events);
 
 void
@@ -616,6 +620,14 @@ confirm_decoded(void)
 	DecodeConfirm(seq.confirmed);
 }
 
+static long
+rest_after_round(void)
+{
+	int64		took = GetCurrentTimestamp() - seq.round_started;
+
+	return Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST);
+}
+
 /* How long to wait for the latch; rests first if there is much to do. */
 static long
 pause_after(int events)
@@ -626,7 +638,7 @@ pause_after(int events)
 		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
 	seq.last_round = GetCurrentTimestamp();
 	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_REST,
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest_after_round(),
 						 PG_WAIT_EXTENSION);
 	if (is_scanning() &&
 		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
