@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/pg_type.h"
 #include "event_table/event_table.h"
 #include "fold/fold.h"

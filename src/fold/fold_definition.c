@@ -10,6 +10,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -55,7 +56,6 @@ enum
 	ARG_SNAPSHOT_EVERY
 };
 
-static char *check_name(text *name);
 static Oid	check_transition(Oid function);
 static char *initial_text(FunctionCallInfo fcinfo, Oid state_type);
 static char *print_portably(Datum value, Oid type);
@@ -71,7 +71,8 @@ daybook_create_fold(PG_FUNCTION_ARGS)
 	RequireArgument(fcinfo, ARG_NAME, "name");
 	RequireArgument(fcinfo, ARG_EVENT_TABLE, "event_table");
 	RequireArgument(fcinfo, ARG_TRANSITION, "transition");
-	definition.name = check_name(PG_GETARG_TEXT_PP(ARG_NAME));
+	definition.name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_NAME));
+	CheckName("fold", definition.name);
 	definition.owner = GetUserId();
 	definition.event_table = PG_GETARG_OID(ARG_EVENT_TABLE);
 	definition.snapshot_every = PG_ARGISNULL(ARG_SNAPSHOT_EVERY) ? 0 :
@@ -106,25 +107,6 @@ daybook_drop_fold(PG_FUNCTION_ARGS)
 	RequireFoldOwner(definition);
 	RunOnOwnTables("DELETE FROM daybook.fold_definition WHERE name = $1", 1, types, values, NULL);
 	PG_RETURN_VOID();
-}
-
-/* The name of a fold is a name, as that of a table is. */
-static char *
-check_name(text *name)
-{
-	char	   *string = text_to_cstring(name);
-
-	if (string[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("name of a fold must not be empty")));
-	if (strlen(string) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("name of fold \"%s\" is too long", string),
-				 errdetail("It has %d bytes; the limit is %d.",
-						   (int) strlen(string), NAMEDATALEN - 1)));
-	return string;
 }
 
 /* Returns the type of the state. */

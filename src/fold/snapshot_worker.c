@@ -102,7 +102,6 @@ static uint64 wait_beyond = 0;		/* head of the log when all was done */
 
 static BackgroundWorkerHandle *worker_handle = NULL;
 
-static long supervise(void);
 static bool snapshots_wanted(void);
 static void start_worker(void);
 static StepResult step(void);
@@ -135,31 +134,8 @@ SnapshotWorkerHasEnded(void)
 	return worker_handle && GetBackgroundWorkerPid(worker_handle, &pid) == BGWH_STOPPED;
 }
 
-/* Trouble with folds must not end the caller, which orders the events. */
 long
 SnapshotWorkerSupervise(void)
-{
-	volatile long next_call = RESTART_PAUSE;
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		next_call = supervise();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		AbortCurrentTransaction();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	return next_call;
-}
-
-static long
-supervise(void)
 {
 	static TimestampTz started_at = 0;
 

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "event_table/event_table.h"
@@ -51,10 +52,9 @@ static const char *const argument_names[ARG_COUNT] = {
 
 static void check_not_null(FunctionCallInfo fcinfo);
 static Projection *projection_from_arguments(FunctionCallInfo fcinfo);
-static void check_name(const char *name);
 static bool choice_of_two(const char *argument, const char *value,
 						  const char *first, const char *second);
-static ArrayType *array_argument(FunctionCallInfo fcinfo, int arg);
+static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_sources(const Projection *projection);
 static void check_tables(const Projection *projection);
 static bool is_event_table(Oid relation);
@@ -70,7 +70,7 @@ daybook_create_projection(PG_FUNCTION_ARGS)
 
 	check_not_null(fcinfo);
 	projection = projection_from_arguments(fcinfo);
-	check_name(projection->name);
+	CheckName("projection", projection->name);
 	ProjectionCheckSettings(projection);
 	check_sources(projection);
 	check_tables(projection);
@@ -119,10 +119,10 @@ projection_from_arguments(FunctionCallInfo fcinfo)
 	projection->owner = GetUserId();
 	projection->is_inline = choice_of_two("mode", mode, "inline", "async");
 	ProjectionSetHandler(projection, fcinfo, ARG_HANDLER);
-	projection->sources = array_argument(fcinfo, ARG_SOURCES);
-	projection->tables = array_argument(fcinfo, ARG_TABLES);
-	projection->types = array_argument(fcinfo, ARG_TYPES);
-	projection->categories = array_argument(fcinfo, ARG_CATEGORIES);
+	projection->sources = list_argument(fcinfo, ARG_SOURCES);
+	projection->tables = list_argument(fcinfo, ARG_TABLES);
+	projection->types = list_argument(fcinfo, ARG_TYPES);
+	projection->categories = list_argument(fcinfo, ARG_CATEGORIES);
 	projection->batch_size = PG_GETARG_INT32(ARG_BATCH_SIZE);
 	projection->on_error = text_to_cstring(PG_GETARG_TEXT_PP(ARG_ON_ERROR));
 	projection->from_position = PG_GETARG_INT64(ARG_FROM_POSITION);
@@ -143,20 +143,6 @@ ProjectionSetHandler(Projection *projection, FunctionCallInfo fcinfo, int arg)
 }
 
 /* The worker's command line and the name of inline triggers hold the name. */
-static void
-check_name(const char *name)
-{
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("name of a projection must not be empty")));
-	if (strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("name of projection \"%s\" is too long", name),
-				 errdetail("It has %d bytes; the limit is %d.", (int) strlen(name), NAMEDATALEN - 1)));
-}
-
 /* True for the first, false for the second, an error for anything else. */
 static bool
 choice_of_two(const char *argument, const char *value, const char *first, const char *second)
@@ -171,26 +157,10 @@ choice_of_two(const char *argument, const char *value, const char *first, const 
 	return is_first;
 }
 
-/* An array without nulls, NULL where none was given. */
 static ArrayType *
-array_argument(FunctionCallInfo fcinfo, int arg)
+list_argument(FunctionCallInfo fcinfo, int arg)
 {
-	ArrayType  *array;
-
-	if (PG_ARGISNULL(arg))
-		return NULL;
-	array = PG_GETARG_ARRAYTYPE_P_COPY(arg);
-	if (ARR_NDIM(array) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" of create_projection must not be empty",
-						argument_names[arg])));
-	if (ARR_NDIM(array) != 1 || array_contains_nulls(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" of create_projection must be a list without nulls",
-						argument_names[arg])));
-	return array;
+	return ListArgument(fcinfo, arg, argument_names[arg], "create_projection");
 }
 
 void

@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "commands/trigger.h"
 #include "error_class.h"
 #include "miscadmin.h"
@@ -19,9 +18,9 @@
 #include "projection/parking.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
+#include "subtransaction.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 /* To events farther apart, a new reader is on its way faster than the old one. */
@@ -38,10 +37,18 @@ typedef struct Retry
 	MemoryContext batch_context;
 } Retry;
 
+/* An attempt. */
+typedef struct RetriedRows
+{
+	Retry	   *retry;
+	List	   *rows;
+	EventBatch *batch;
+} RetriedRows;
+
 static bool retry_next(Retry *retry, int64 max_events);
 static int	rows_to_try(List *rows);
 static ErrorData *try_rows(Retry *retry, List *rows, EventBatch *batch);
-static void apply_rows(Retry *retry, List *rows, EventBatch *batch);
+static bool apply_rows(void *arg);
 static void read_rows(const Projection *projection, List *rows, EventBatch *batch);
 static void give_up_stream(Retry *retry, ParkedRow *row, ErrorData *error);
 static int64 discard(FunctionCallInfo fcinfo, const ParkedFilter *filter);
@@ -135,49 +142,34 @@ rows_to_try(List *rows)
 static ErrorData *
 try_rows(Retry *retry, List *rows, EventBatch *batch)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	RetriedRows retried = {retry, rows, batch};
+	ErrorData  *error = RunInSubtransaction(apply_rows, &retried);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		apply_rows(retry, rows, batch);
-		ParkedRowsDelete(rows);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (error != NULL && ErrorIsTransient(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
 }
 
-static void
-apply_rows(Retry *retry, List *rows, EventBatch *batch)
+static bool
+apply_rows(void *arg)
 {
+	RetriedRows *retried = arg;
+	EventBatch *batch = retried->batch;
 	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	EventBatchInit(batch);
-	read_rows(retry->projection, rows, batch);
+	read_rows(retried->retry->projection, retried->rows, batch);
 	if (batch->count > 0)
 	{
 		/* what is deferred would fail where no event can be blamed */
 		AfterTriggerSetState(immediate);
-		HandlerRun(retry->handler, batch);
+		HandlerRun(retried->retry->handler, batch);
 	}
 	EventBatchEnd(batch);
 	PopActiveSnapshot();
+	ParkedRowsDelete(retried->rows);
+	return true;
 }
 
 /* An event that the projection's filter does not let through any more is left out. */

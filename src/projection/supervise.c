@@ -34,7 +34,6 @@
 #define TURN				1000	/* a busy worker keeps its place this long */
 #define RESTART_PAUSE		1000	/* after a worker ended in an error */
 #define RESTORE_PAUSE		1000	/* between looks at whether a load is over */
-#define SUPERVISE_PAUSE		10000	/* after an error in this file */
 #define START_TIMEOUT		60000	/* after which a worker will not come any more */
 
 /* A projection without a worker. */
@@ -62,7 +61,6 @@ static List *pending_launches = NIL;
 static HTAB *launch_times = NULL;
 static bool shortage_reported = false;
 
-static long supervise(void);
 static void reap_pending_launches(void);
 static List *find_candidates(long *next_call);
 static bool being_restored(const Projection *projection);
@@ -75,31 +73,8 @@ static bool launch_worker(const ProjectorLaunch *launch);
 static TimestampTz *launch_time(const char *name);
 static void call_within(long *next_call, long milliseconds);
 
-/* Trouble with projections must not end the caller, which orders the events. */
 long
 ProjectorsSupervise(void)
-{
-	volatile long next_call = SUPERVISE_PAUSE;
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		next_call = supervise();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		AbortCurrentTransaction();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	return next_call;
-}
-
-static long
-supervise(void)
 {
 	long		next_call = -1;
 	ListCell   *lc;

@@ -47,12 +47,3 @@ OpenReadableEventTable(Oid relid)
 	(void) RequireEventTable(table);
 	return table;
 }
-
-void
-RefuseNull(const NullableDatum *arg, const char *name)
-{
-	if (arg->isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-}

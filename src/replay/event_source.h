@@ -8,7 +8,6 @@
 #ifndef DAYBOOK_EVENT_SOURCE_H
 #define DAYBOOK_EVENT_SOURCE_H
 
-#include "fmgr.h"
 #include "utils/rel.h"
 
 /* An error unless the current user may read every event of the table. */
@@ -16,8 +15,5 @@ extern void CheckEventTableReadable(Oid relid);
 
 /* Checks that, and opens the table; an error if it is no event table. */
 extern Relation OpenReadableEventTable(Oid relid);
-
-/* An error if an argument is null. */
-extern void RefuseNull(const NullableDatum *arg, const char *name);
 
 #endif							/* DAYBOOK_EVENT_SOURCE_H */

@@ -9,6 +9,7 @@
 
 #include "access/table.h"
 #include "access/tupdesc.h"
+#include "arguments.h"
 #include "catalog/pg_type.h"
 #include "daybook.h"
 #include "replay/event_reader.h"

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "arguments.h"
 #include "event_table/event_table.h"
 #include "replay/event_source.h"
 #include "replay/row_function.h"

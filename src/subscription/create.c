@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "event_table/event_table.h"
@@ -41,8 +42,7 @@ static const char *const argument_names[ARG_COUNT] = {
 };
 
 static Subscription *subscription_from_arguments(FunctionCallInfo fcinfo);
-static ArrayType *array_argument(FunctionCallInfo fcinfo, int arg);
-static void check_name(const char *name);
+static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_numbers(const Subscription *sub);
 static void check_sources(const Subscription *sub);
 static bool is_event_table(Oid relation);
@@ -63,7 +63,7 @@ daybook_create_subscription(PG_FUNCTION_ARGS)
 		if (i != ARG_TYPES && i != ARG_CATEGORIES && i != ARG_DELIVERY_LIMIT)
 			RefuseNull(&fcinfo->args[i], argument_names[i]);
 	sub = subscription_from_arguments(fcinfo);
-	check_name(sub->name);
+	CheckName("subscription", sub->name);
 	check_numbers(sub);
 	check_sources(sub);
 
@@ -91,9 +91,9 @@ subscription_from_arguments(FunctionCallInfo fcinfo)
 	sub->name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_NAME));
 	sub->owner = GetUserId();
 	sub->consumers = construct_empty_array(REGROLEOID);
-	sub->sources = array_argument(fcinfo, ARG_SOURCES);
-	sub->types = array_argument(fcinfo, ARG_TYPES);
-	sub->categories = array_argument(fcinfo, ARG_CATEGORIES);
+	sub->sources = list_argument(fcinfo, ARG_SOURCES);
+	sub->types = list_argument(fcinfo, ARG_TYPES);
+	sub->categories = list_argument(fcinfo, ARG_CATEGORIES);
 	sub->from_position = PG_GETARG_INT64(ARG_FROM_POSITION);
 	sub->partitions = PG_GETARG_INT32(ARG_PARTITIONS);
 	sub->delivery_limit = PG_ARGISNULL(ARG_DELIVERY_LIMIT) ? NO_DELIVERY_LIMIT :
@@ -102,40 +102,10 @@ subscription_from_arguments(FunctionCallInfo fcinfo)
 	return sub;
 }
 
-/* An array without nulls, NULL where none was given. */
 static ArrayType *
-array_argument(FunctionCallInfo fcinfo, int arg)
+list_argument(FunctionCallInfo fcinfo, int arg)
 {
-	ArrayType  *array;
-
-	if (PG_ARGISNULL(arg))
-		return NULL;
-	array = PG_GETARG_ARRAYTYPE_P_COPY(arg);
-	if (ARR_NDIM(array) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" of create_subscription must not be empty",
-						argument_names[arg])));
-	if (ARR_NDIM(array) != 1 || array_contains_nulls(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" of create_subscription must be a list without nulls",
-						argument_names[arg])));
-	return array;
-}
-
-static void
-check_name(const char *name)
-{
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("name of a subscription must not be empty")));
-	if (strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("name of subscription \"%s\" is too long", name),
-				 errdetail("It has %d bytes; the limit is %d.", (int) strlen(name), NAMEDATALEN - 1)));
+	return ListArgument(fcinfo, arg, argument_names[arg], "create_subscription");
 }
 
 static void

@@ -19,9 +19,9 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "arguments.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "replay/event_source.h"
 #include "sequencer/log_scan.h"
 #include "subscription/batch.h"
 #include "subscription/subscription.h"

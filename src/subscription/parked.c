@@ -9,8 +9,8 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "arguments.h"
 #include "miscadmin.h"
-#include "replay/event_source.h"
 #include "subscription/own_rows.h"
 #include "subscription/subscription.h"
 #include "tcop/utility.h"

@@ -14,9 +14,9 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "arguments.h"
 #include "compat.h"
 #include "miscadmin.h"
-#include "replay/event_source.h"
 #include "subscription/subscription.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"

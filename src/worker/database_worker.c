@@ -27,7 +27,11 @@
 #include "worker/launcher.h"
 #include "worker/worker_state.h"
 
+/* After trouble with other workers, in milliseconds. */
+#define RETRY_PAUSE		5000
+
 static bool extension_exists(void);
+static long look_after(long (*supervise) (void));
 static long shorter(long a, long b);
 static TimestampTz time_after(long wait);
 static long time_until(TimestampTz time);
@@ -79,7 +83,8 @@ daybook_database_worker_main(Datum arg)
 			(!TIMESTAMP_IS_NOEND(supervise_at) && GetCurrentTimestamp() >= supervise_at))
 		{
 			db->supervise = false;
-			supervise_at = time_after(shorter(ProjectorsSupervise(), SnapshotWorkerSupervise()));
+			supervise_at = time_after(shorter(look_after(ProjectorsSupervise),
+											  look_after(SnapshotWorkerSupervise)));
 		}
 		if (wait == 0)
 			continue;
@@ -98,6 +103,29 @@ extension_exists(void)
 	exists = OidIsValid(get_extension_oid(DAYBOOK_EXTENSION, true));
 	CommitTransactionCommand();
 	return exists;
+}
+
+/* Trouble with other workers must not end this one, which orders the events. */
+static long
+look_after(long (*supervise) (void))
+{
+	volatile long next_call = RETRY_PAUSE;
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		next_call = supervise();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return next_call;
 }
 
 /* The shorter of two waits, where -1 is for ever. */
