@@ -17,11 +17,11 @@ payload='{"amount": 125, "currency": "EUR", "customer": "c-000481516", "items": 
 set_sizes() {
 	local fsync=on
 	if [ -n "${short:-}" ]; then
-		: "${PEERS:=0}" "${ROUNDS:=1}" "${EVENTS:=400}" "${STREAMS:=800}" "${CLIENTS:=4}" "${SHARED_BUFFERS:=128MB}"
+		: "${PEERS:=0}" "${ROUNDS:=1}" "${EVENTS:=400}" "${STREAMS:=800}" "${CLIENTS:=4}" "${MODES:=off}" "${SHARED_BUFFERS:=128MB}"
 		: "${BULK_EVENTS:=5000}" "${REBUILD_EVENTS:=5000}" "${HISTORY_EVENTS:=8000}" "${SECONDS_OF_LATENCY:=1}"
 		fsync=off
 	else
-		: "${ROUNDS:=5}" "${EVENTS:=100000}" "${STREAMS:=100000}" "${CLIENTS:=1 4 16}" "${SHARED_BUFFERS:=1GB}"
+		: "${ROUNDS:=5}" "${EVENTS:=100000}" "${STREAMS:=100000}" "${CLIENTS:=1 4 16}" "${MODES:=off on}" "${SHARED_BUFFERS:=1GB}"
 		: "${BULK_EVENTS:=1000000}" "${REBUILD_EVENTS:=5000000}" "${HISTORY_EVENTS:=10000000}" "${SECONDS_OF_LATENCY:=10}"
 	fi
 	server_settings=(

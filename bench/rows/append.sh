@@ -43,7 +43,7 @@ append_case() {
 # append_cases VARIANT...: all combinations, each with fresh tables.
 append_cases() {
 	local mode clients
-	for mode in off on; do
+	for mode in $MODES; do
 		for clients in $CLIENTS; do
 			make_event_tables
 			make_peers
@@ -58,7 +58,7 @@ row_expected() { append_cases plain daybook_expected ${peers:+message_db_expecte
 
 row_projected() {
 	local mode clients
-	for mode in off on; do
+	for mode in $MODES; do
 		for clients in $CLIENTS; do
 			make_event_tables
 			sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
@@ -88,7 +88,7 @@ hot_version() {
 
 row_hot() {
 	local mode clients=16 events
-	for mode in off on; do
+	for mode in $MODES; do
 		make_event_tables
 		make_peers
 		sql -c "VACUUM (ANALYZE)"

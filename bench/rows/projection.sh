@@ -106,7 +106,7 @@ row_latency() {
 	local mode batch=1000
 	"${CC:-gcc}" -O2 -Wall -I"$("$pg_config" --includedir)" -o "$work/bench/latency" "$bench/latency.c" \
 		-L"$("$pg_config" --libdir)" -lpq -lpthread || die "bench/latency.c could not be compiled"
-	for mode in off on; do
+	for mode in $MODES; do
 		make_event_tables
 		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
 		sql -c "VACUUM (ANALYZE)"

@@ -21,8 +21,9 @@ my ($out, $err);
 for my $row (@rows)
 {
 	my ($report) = $out =~ /^== \Q$row\E: (.*?)(?=^== |\z)/ms;
-	my @variants = ($report // '') =~ /^\| ([^|]*?) *\|/mg;
+	my @lines = grep { /^\|/ && !/^\|-/ } split /\n/, $report // '';
 
-	ok((grep { /^plain|^daybook_few/ } @variants) && (grep { /^daybook/ } @variants), "$row prints both sides");
+	# a head, a case and the variants that are compared
+	cmp_ok(scalar @lines, '>=', 4, "$row prints a table");
 }
 done_testing();
