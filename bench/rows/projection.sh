@@ -71,7 +71,7 @@ rebuild() {
 	plain) sql -c "TRUNCATE balance" -c "$(fold_into_balance plain_event)" ;;
 	daybook)
 		sql -o /dev/null -c "SELECT daybook.rebuild_projection('balance')"
-		ask_until_true "SELECT position >= $expected_head FROM daybook.projection_status" "the projection"
+		ask_until_true "SELECT NOT EXISTS (SELECT FROM daybook.rebuild_progress)" "the rebuild"
 		;;
 	esac
 }
