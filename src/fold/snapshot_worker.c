@@ -34,13 +34,13 @@
 #include "sequencer/log_scan.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "subtransaction.h"
 #include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -86,6 +86,13 @@ typedef struct Candidate
 	bool		unfinished;		/* a state has been stored, and more is to be done */
 } Candidate;
 
+/* Something of a fold's that is given STREAM_TIMEOUT. */
+typedef struct GuardedCall
+{
+	void		(*function) (void *arg);
+	void	   *arg;
+} GuardedCall;
+
 typedef enum StepResult
 {
 	STEP_MORE,
@@ -115,6 +122,7 @@ static void note_event(const LogEvent *event, TupleDesc desc);
 static void take_snapshots(void);
 static bool run_guarded(void (*function) (void *arg), void *arg, FoldTask *task,
 						text *stream_id);
+static bool run_in_time(void *arg);
 static void take_candidate(void *arg);
 static bool has_recent_snapshot(FoldRun *run, Relation table, const Candidate *candidate);
 static void store_position(const FoldTask *task);
@@ -466,30 +474,9 @@ take_snapshots(void)
 static bool
 run_guarded(void (*function) (void *arg), void *arg, FoldTask *task, text *stream_id)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *error = NULL;
+	GuardedCall call = {function, arg};
+	ErrorData  *error = RunInSubtransaction(run_in_time, &call);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		enable_timeout_after(STATEMENT_TIMEOUT, STREAM_TIMEOUT);
-		function(arg);
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (error == NULL)
 		return true;
 	QueryCancelPending = false;
@@ -497,6 +484,24 @@ run_guarded(void (*function) (void *arg), void *arg, FoldTask *task, text *strea
 	if (LoadFoldDefinition(task->name))
 		record_error(task, stream_id, error);
 	return false;
+}
+
+static bool
+run_in_time(void *arg)
+{
+	GuardedCall *call = arg;
+
+	enable_timeout_after(STATEMENT_TIMEOUT, STREAM_TIMEOUT);
+	PG_TRY();
+	{
+		call->function(call->arg);
+	}
+	PG_FINALLY();
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	}
+	PG_END_TRY();
+	return true;
 }
 
 /* Stores the state of the stream, or what can be computed of it in short time. */
