@@ -244,11 +244,10 @@ begin_round(bool *more)
 	ForceSyncCommit();
 
 	/*
-	 * Events of a table that was out of reach, or not in the publication, may
-	 * have been passed over: from the next round on, which has a snapshot to
-	 * which all is well, they are looked for from the marks.
+	 * What may have been passed over is looked for from the marks, from the
+	 * next round on: its snapshot is one to which all is well.
 	 */
-	if (TablesRefresh(is_scanning()) != TABLES_AS_BEFORE)
+	if (TablesRefresh(is_scanning()))
 	{
 		seq.started = false;
 		seq.catching_up = true;

@@ -56,15 +56,8 @@ typedef struct SequencedTable
 	Oid			relid;
 } SequencedTable;
 
-typedef enum TablesChange
-{
-	TABLES_AS_BEFORE,
-	TABLES_GAINED,				/* one that had been left out is there */
-	TABLES_REPAIRED				/* one will be decoded from the next round on */
-} TablesChange;
-
 extern void TablesInit(void);
-extern TablesChange TablesRefresh(bool scanning);
+extern bool TablesRefresh(bool scanning);
 extern List *TablesList(void);
 extern bool TablesPresent(void);
 extern bool TablesComplete(void);

@@ -6,8 +6,9 @@
  *
  * The list is read from the registry again whenever some relation has
  * changed.  It is never waited for a table: one that somebody has locked
- * exclusively, or whose keys a restore has yet to make, is left out, and when
- * it comes within reach its events are looked for from the stored marks.
+ * exclusively, or whose keys a restore has yet to make, is left out.  What is
+ * found in the others meanwhile goes past its events, so it joins the list
+ * only when all are looked for from the stored marks again.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,6 +53,7 @@ typedef enum TableState
 
 static MemoryContext list_context = NULL;
 static List *tables = NIL;		/* SequencedTable */
+static List *left_out = NIL;	/* their OIDs, until TablesRefresh() tells of them */
 static List *foreign = NIL;		/* tables known not to be ours */
 
 /* What the relcache has said nothing against since. */
@@ -62,14 +64,13 @@ static bool late_valid = false;
 /* When late events were looked for last. */
 static TimestampTz late_looked_at = 0;
 
-static bool all_present = false;	/* the list lacks no table */
-static bool all_published = false;	/* and all are in the publication */
+static bool all_published = false;	/* all that are listed are in the publication */
 static bool publication_exists = false;
-static bool was_incomplete = true;	/* since TablesRefresh() told of that */
+static bool was_unpublished = false;	/* since TablesRefresh() told of that */
 
 static void forget_tables(Datum arg, Oid relid);
 static void forget_publication(Datum arg, int cacheid, uint32 hashvalue);
-static void read_tables(bool scanning);
+static bool read_tables(bool scanning, bool joining);
 static TableState examine(Oid relid, bool scanning, bool is_new);
 static bool lock_table(Oid relid, bool is_new);
 static const SequencedTable *find_table(Oid relid);
@@ -106,24 +107,25 @@ forget_publication(Datum arg, int cacheid, uint32 hashvalue)
  * Brings the list up to date.  Who scans needs it as it is now, and gets the
  * tables locked until the end of the transaction; for who decodes it will do
  * as of the last change heard of, since TableNumber() looks again.
+ *
+ * True if events may have been passed over: of a table that had been left out
+ * or had not been published, or restored with ids that had been passed.
  */
-TablesChange
+bool
 TablesRefresh(bool scanning)
 {
-	if (scanning || !list_valid || !all_present)
-		read_tables(scanning);
-	if (!publication_valid && repair_publication())
-		return TABLES_REPAIRED;
-	if (late_is_due() && lower_marks())
-		return TABLES_REPAIRED;
-	if (!TablesComplete())
-		was_incomplete = true;
-	else if (was_incomplete)
-	{
-		was_incomplete = false;
-		return TABLES_GAINED;
-	}
-	return TABLES_AS_BEFORE;
+	bool		passed_over = false;
+
+	if (scanning || !list_valid || left_out != NIL)
+		passed_over = read_tables(scanning, true);
+	if (!publication_valid)
+		passed_over |= repair_publication();
+	if (late_is_due())
+		passed_over |= lower_marks();
+	if (all_published && was_unpublished)
+		passed_over = true;
+	was_unpublished = !all_published;
+	return passed_over;
 }
 
 List *
@@ -136,21 +138,21 @@ TablesList(void)
 bool
 TablesPresent(void)
 {
-	return all_present;
+	return left_out == NIL;
 }
 
 /* And decoded? */
 bool
 TablesComplete(void)
 {
-	return all_present && all_published;
+	return left_out == NIL && all_published;
 }
 
 /* Why they cannot, for the status view. */
 const char *
 TablesHint(void)
 {
-	if (!all_present)
+	if (left_out != NIL)
 		return "an event table is locked exclusively or has yet to be restored";
 	if (!publication_exists)
 		return "publication daybook is missing; was it renamed?";
@@ -173,9 +175,9 @@ TableNumber(Oid relid)
 	}
 	if (table == NULL && !list_member_oid(foreign, relid))
 	{
-		read_tables(false);
+		(void) read_tables(false, false);
 		table = find_table(relid);
-		if (table == NULL && all_present)
+		if (table == NULL && left_out == NIL)
 		{
 			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -201,14 +203,19 @@ find_table(Oid relid)
 	return NULL;
 }
 
-static void
-read_tables(bool scanning)
+/*
+ * Reads the registry.  A table that had been left out joins the list only if
+ * that is asked for; true if one has.
+ */
+static bool
+read_tables(bool scanning, bool joining)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "daybook event tables",
 												  ALLOCSET_SMALL_SIZES);
 	List	   *fresh = NIL;
-	bool		all = true;
+	List	   *out = NIL;
+	bool		joined = false;
 	List	   *registered;
 	ListCell   *lc;
 
@@ -217,10 +224,10 @@ read_tables(bool scanning)
 	foreach(lc, registered)
 	{
 		RegisteredTable *entry = lfirst(lc);
-		bool		is_new = find_table(entry->relid) == NULL;
-		TableState	found = examine(entry->relid, scanning, is_new);
+		bool		is_listed = find_table(entry->relid) != NULL;
+		bool		was_out = list_member_oid(left_out, entry->relid);
+		TableState	found = examine(entry->relid, scanning, !is_listed && !was_out);
 		MemoryContext old;
-		SequencedTable *table;
 
 		if (found == TABLE_GONE)
 			continue;
@@ -228,24 +235,29 @@ read_tables(bool scanning)
 			list_valid = false;
 
 		/* a known one can be decoded without a look at it */
-		if (found != TABLE_READY && (found != TABLE_LOCKED || scanning || is_new))
-		{
-			all = false;
-			continue;
-		}
+		if (found == TABLE_LOCKED && is_listed && !scanning)
+			found = TABLE_READY;
+
 		old = MemoryContextSwitchTo(context);
-		table = palloc(sizeof(SequencedTable));
-		table->table_no = entry->table_no;
-		table->relid = entry->relid;
-		fresh = lappend(fresh, table);
+		if (found != TABLE_READY || (was_out && !joining))
+			out = lappend_oid(out, entry->relid);
+		else
+		{
+			SequencedTable *table = palloc(sizeof(SequencedTable));
+
+			table->table_no = entry->table_no;
+			table->relid = entry->relid;
+			fresh = lappend(fresh, table);
+			joined |= was_out;
+		}
 		MemoryContextSwitchTo(old);
 	}
 	if (list_context)
 		MemoryContextDelete(list_context);
 	list_context = context;
 	tables = fresh;
-	all_present = all;
-	was_incomplete |= !all;
+	left_out = out;
+	return joined;
 }
 
 /*

@@ -203,6 +203,49 @@ for my $mode (qw(decoding scanning))
 	log_is_right($node, 'each once');
 }
 
+# A table comes within reach while another is still out of it, as in a restore.
+# What is in the log, or was passed over meanwhile, must not be taken for new.
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE joining');
+	$node->safe_psql('joining', 'CREATE EXTENSION daybook');
+	$node->safe_psql('joining', "SELECT daybook.create_event_table('$_')") for qw(first second third);
+	my $insert = q{INSERT INTO %s (stream_id, type) VALUES ('s', 'Happened')};
+	my $second_is_published = sub {
+		$node->safe_psql('joining', sprintf($insert, 'second'));
+		return wait_until('the second table', sub { $node->safe_psql('joining', q{
+			SELECT (SELECT count(*) FROM second) = (SELECT count(*) FROM daybook.log WHERE event_table = 'second'::regclass)}) eq 't' }, 10);
+	};
+	my ($oldest, $writer, $first, $third) = map { $node->background_psql('joining') } 1 .. 4;
+
+	$oldest->query_safe('BEGIN; SELECT pg_current_xact_id()');	# keeps the marks where they are
+	$node->safe_psql('joining', sprintf($insert, 'first')) for 1 .. 3;
+	ok(all_published($node, 'joining'), 'published before the tables are locked');
+	$first->query_safe('BEGIN; LOCK TABLE first IN ACCESS EXCLUSIVE MODE');
+	$third->query_safe('BEGIN; LOCK TABLE third IN ACCESS EXCLUSIVE MODE');
+	my $pid = sequencer_pid($node, 'joining');
+	$node->safe_psql('joining', "SELECT pg_terminate_backend($pid)");
+	ok(wait_until('another sequencer', sub { status($node, q{pid <> } . $pid, 'joining') eq 't' }), 'started without two tables');
+	ok($second_is_published->(), 'it goes past the ids of the first');
+	$first->query_safe('COMMIT');
+	$oldest->query_safe('COMMIT');
+	ok($second_is_published->(), 'the first table is there, the third is not');
+
+	# committed with the next one waiting for its lock: the scan goes past the id
+	$writer->query_safe('BEGIN; ' . sprintf($insert, 'first'));
+	$first->query_until(qr/begun/, "\\echo begun\nBEGIN; LOCK TABLE first IN ACCESS EXCLUSIVE MODE;\n");
+	ok(wait_until('a lock', sub { $node->safe_psql('joining', q{SELECT count(*) FROM pg_locks WHERE relation = 'first'::regclass AND NOT granted}) }),
+		'the first table is waited for');
+	$writer->query_safe('COMMIT');
+	ok($second_is_published->(), 'it is locked again, with an event that nobody has published');
+	$first->query_safe(sprintf($insert, 'first') . '; COMMIT');
+	ok($second_is_published->(), 'and there again, with another');
+	$third->query_safe('COMMIT');
+	$_->quit for $oldest, $writer, $first, $third;
+	ok(all_published($node, 'joining'), 'with the third all is published');
+	log_is_right($node, 'each event once, in the order of versions', 'joining');
+	$node->safe_psql('postgres', 'DROP DATABASE joining');
+}
+
 # REINDEX and the like change what the worker knows of a table.
 {
 	my $load = start_pgbench($node, [ '-c', 3, '-T', 600 ], { reindex => q{
