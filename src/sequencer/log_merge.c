@@ -46,9 +46,10 @@ static int64 run_events;
 
 static bool is_small(Relation rel, HeapTuple tuple);
 static int64 int_column(Relation rel, HeapTuple tuple, int column);
+static void add_to_run(int64 segments, int64 events);
 static HeapTuple *collect_rows(Relation rel, int *nrows);
 static void read_row(Relation rel, HeapTuple tuple, LogSegmentReader *reader);
-static void rewrite_rows(Relation rel, HeapTuple *rows, int nrows);
+static int	rewrite_rows(Relation rel, HeapTuple *rows, int nrows);
 
 /* Finds the run of small segments that an earlier worker left. */
 void
@@ -58,18 +59,19 @@ LogMergeStart(void)
 	Relation	index = index_open(DaybookRelation(LOG_SEGMENT_INDEX), AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, GetActiveSnapshot(), 0, NULL);
 	HeapTuple	tuple;
+	int64		segments = 0;
+	int64		events = 0;
 
-	run_start = 0;
-	run_segments = 0;
-	run_events = 0;
-	while (run_segments < MERGE_LOOK_BACK &&
+	while (segments < MERGE_LOOK_BACK &&
 		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, BackwardScanDirection)) &&
 		   is_small(rel, tuple))
 	{
 		run_start = int_column(rel, tuple, LOG_SEGMENT_FIRST_POSITION);
-		run_events += int_column(rel, tuple, LOG_SEGMENT_EVENT_COUNT);
-		run_segments++;
+		events += int_column(rel, tuple, LOG_SEGMENT_EVENT_COUNT);
+		segments++;
 	}
+	run_segments = run_events = 0;
+	add_to_run(segments, events);
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
@@ -101,18 +103,26 @@ LogMergeNote(int64 first_position, int segments, int64 events)
 		return;
 	if (run_segments == 0)
 		run_start = first_position;
+	add_to_run(segments, events);
+}
+
+/*
+ * A run that has become good as it is ends at once, or else its many events
+ * would hide that those after it come one by one.
+ */
+static void
+add_to_run(int64 segments, int64 events)
+{
 	run_segments += segments;
 	run_events += events;
+	if (run_events >= run_segments * MERGE_EVENTS_PER_ROW)
+		run_segments = run_events = 0;
 }
 
 /* idle: there is nothing else to do. */
 bool
 LogMergeIsDue(bool idle)
 {
-	/* rows that are good as they are end the run */
-	if ((idle || run_segments >= MERGE_SEGMENTS) &&
-		run_events >= run_segments * MERGE_EVENTS_PER_ROW)
-		run_segments = run_events = 0;
 	return run_segments >= (idle ? MERGE_SEGMENTS_IDLE : MERGE_SEGMENTS);
 }
 
@@ -123,14 +133,18 @@ LogMerge(void)
 	Relation	rel = table_open(DaybookRelation(LOG_SEGMENT_TABLE), RowExclusiveLock);
 	int			nrows;
 	HeapTuple  *rows = collect_rows(rel, &nrows);
+	int64		events = 0;
 
-	run_segments -= Min(nrows, run_segments);
 	for (int i = 0; i < nrows; i++)
-		run_events -= int_column(rel, rows[i], LOG_SEGMENT_EVENT_COUNT);
+		events += int_column(rel, rows[i], LOG_SEGMENT_EVENT_COUNT);
+	run_segments -= nrows;
+	run_events -= events;
+	if (nrows > 1)
+		events = rewrite_rows(rel, rows, nrows);
 	if (nrows < MERGE_BATCH)
 		run_segments = run_events = 0;
-	if (nrows > 1)
-		rewrite_rows(rel, rows, nrows);
+	else
+		add_to_run(1, events);
 	table_close(rel, NoLock);
 }
 
@@ -157,15 +171,17 @@ collect_rows(Relation rel, int *nrows)
 
 /*
  * The old rows are deleted first, so that a new one may begin at the same
- * position.  The next run begins at the last row written, which may have room.
+ * position.  The next run begins at the last row written, which may have room;
+ * returns how many events are in that.
  */
-static void
+static int
 rewrite_rows(Relation rel, HeapTuple *rows, int nrows)
 {
 	CatalogIndexState indexes = CatalogOpenIndexes(rel);
 	LogSegmentWriter writer;
 	LogSegmentReader reader;
 	LogEntry	entry;
+	int			last_count = 0;
 
 	LogSegmentWriterInit(&writer);
 	for (int i = 0; i < nrows; i++)
@@ -178,6 +194,7 @@ rewrite_rows(Relation rel, HeapTuple *rows, int nrows)
 		{
 			LogSegmentAdd(&writer, &entry);
 			run_start = writer.first_position;
+			last_count = writer.event_count;
 			if (!LogSegmentIsFull(&writer))
 				continue;
 			LogSegmentInsert(rel, indexes, &writer);
@@ -187,6 +204,7 @@ rewrite_rows(Relation rel, HeapTuple *rows, int nrows)
 	if (writer.event_count > 0)
 		LogSegmentInsert(rel, indexes, &writer);
 	CatalogCloseIndexes(indexes);
+	return last_count;
 }
 
 static void
