@@ -59,6 +59,7 @@ PGDLLEXPORT void _PG_init(void);
 char	   *daybook_metadata = NULL;
 bool		daybook_restore = false;
 bool		daybook_decoding = true;
+bool		daybook_early_lock_release = false;
 int			daybook_version_cache_size = DEFAULT_VERSION_CACHE_SIZE;
 int			daybook_max_databases = DEFAULT_MAX_DATABASES;
 int			daybook_max_projectors = DEFAULT_MAX_PROJECTORS;
@@ -92,6 +93,7 @@ _PG_init(void)
 	AppendCallbacksInit();
 	EventCheckInit();
 	WorkerCallbacksInit();
+	EarlyLockReleaseInit();
 	DatabaseCommandsInit();
 	RowFunctionsInit();
 	FoldAllInit();
@@ -131,6 +133,14 @@ define_settings(void)
 							 &daybook_decoding,
 							 true,
 							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("daybook.early_lock_release",
+							 "Lets the next append to a stream begin before this one is on disk.",
+							 "The commit itself still waits for the disk as synchronous_commit says.",
+							 &daybook_early_lock_release,
+							 false,
+							 PGC_USERSET,
 							 0,
 							 NULL, NULL, NULL);
 	/* too late for settings of this kind, and fatal, in a running server */

@@ -16,6 +16,7 @@
 extern char *daybook_metadata;
 extern bool daybook_restore;
 extern bool daybook_decoding;
+extern bool daybook_early_lock_release;
 extern int	daybook_version_cache_size;
 extern int	daybook_max_databases;
 extern int	daybook_max_projectors;

@@ -11,6 +11,7 @@ append_with() {
 	local output options="-c synchronous_commit=$mode" script=$1
 	if [[ $script != /* ]]; then script=$bench/pgbench/$script; fi
 	if [[ $1 == message_db* ]]; then options+=" -c search_path=message_store"; fi
+	if [[ $1 == *_early ]]; then options+=" -c daybook.early_lock_release=on"; fi
 	# shellcheck disable=SC2046
 	output=$(PGOPTIONS=$options "$bindir/pgbench" $(connection) -n -M prepared \
 		-c "$clients" -j 2 -t $((events / clients)) \
@@ -81,14 +82,17 @@ hot_version() {
 	case $1 in
 	emmett_hot) ask "SELECT coalesce(max(stream_position), 0) FROM emt_streams WHERE stream_id = 'hot-1'" ;;
 	message_db_hot) ask "SELECT coalesce(max(position) + 1, 0) FROM message_store.messages WHERE stream_name = 'hot-1'" ;;
-	daybook_hot) ask "SELECT coalesce(max(version), 0) FROM event WHERE stream_id = 'hot-1'" ;;
+	daybook_hot*) ask "SELECT coalesce(max(version), 0) FROM event WHERE stream_id = 'hot-1'" ;;
 	*) ask "SELECT coalesce(max(version), 0) FROM plain_event WHERE stream_id = 'hot-1'" ;;
 	esac
 }
 
 row_hot() {
-	local mode clients=16 events
+	local mode clients=16 events early
 	for mode in $MODES; do
+		# there is nothing to release early where no commit is waited for
+		early=
+		if [ "$mode" = on ]; then early=daybook_hot_early; fi
 		make_event_tables
 		make_peers
 		sql -c "VACUUM (ANALYZE)"
@@ -96,8 +100,8 @@ row_hot() {
 		events=$((EVENTS / 4 / 16 * 16))
 		if [ "$mode" = on ]; then events=$((EVENTS / 10 / 16 * 16)); fi
 		take_turns "synchronous_commit $mode, $clients clients" "$events" append_to_hot_stream \
-			plain_hot daybook_hot ${peers:+message_db_hot emmett_hot}
+			plain_hot daybook_hot $early ${peers:+message_db_hot emmett_hot}
 		[ -z "$peers" ] || take_turns "synchronous_commit $mode, $clients clients, against message-db" "$events" \
-			append_to_hot_stream message_db_hot daybook_hot
+			append_to_hot_stream message_db_hot daybook_hot $early
 	done
 }

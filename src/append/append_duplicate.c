@@ -77,6 +77,9 @@ FindDuplicate(Relation rel, const EventTable *table,
 						   result->last_version),
 				 errhint("Repeat a call with the same events, or give new events new ids."),
 				 errtable(rel)));
+
+	/* a caller who is told so gives up its own copies */
+	FlushCommitted();
 	result->duplicate = true;
 	return true;
 }

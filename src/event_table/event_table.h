@@ -81,6 +81,7 @@ extern void StreamTailUnpin(const StreamPin *pin, bool unused);
 extern void StreamTailConfirm(Relation rel, text *stream_id, int64 version,
 							  bool is_last, bool speculative);
 extern void StreamTailForget(Relation rel, text *stream_id);
+extern bool StreamTailsWritten(void);
 extern void StreamTailsForget(void);
 extern void StreamTailsEnd(void);
 
@@ -119,7 +120,12 @@ extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
 extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative);
 extern void EventTicketComplete(Relation rel, TupleTableSlot *slot, bool succeeded);
 extern void EventTicketsVoid(SubTransactionId subid);
+extern void EventTicketsRelease(void);
 extern void EventTicketsForget(void);
+
+/* early_lock_release.c */
+extern void EarlyLockReleaseInit(void);
+extern void FlushCommitted(void);
 
 /* restored_id.c */
 extern void RestoredIdTaken(int64 id);

@@ -335,6 +335,14 @@ EventTicketsVoid(SubTransactionId subid)
 			drop_ticket(i);
 }
 
+/* Lets go of all streams. */
+void
+EventTicketsRelease(void)
+{
+	for (int i = 0; i < ticket_count; i++)
+		release_lock(&tickets[i]);
+}
+
 /* At the end of a transaction its locks go by themselves. */
 void
 EventTicketsForget(void)

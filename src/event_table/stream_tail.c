@@ -424,6 +424,13 @@ make_key(Oid relid, text *stream_id)
 	return key;
 }
 
+/* Has this transaction appended anything, rolled back to a savepoint or not? */
+bool
+StreamTailsWritten(void)
+{
+	return has_appended;
+}
+
 /*
  * Forgets the tails, after the rollback of a subtransaction that may have
  * written some of them; has_appended is left to the end of the transaction.

@@ -19,7 +19,6 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
 #include "daybook.h"
 #include "executor/spi.h"
@@ -35,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "wal_place.h"
 #include "worker/worker_state.h"
 
 /* Tries for a slot: how long each waits for a transaction, and pauses between, in milliseconds. */
@@ -343,12 +343,8 @@ flush_as_asked(void)
 static XLogRecPtr
 flush_request(void)
 {
-	XLogRecPtr	request = pg_atomic_read_u64(&db->flush_request);
-	XLogRecPtr	page = request - request % XLOG_BLCKSZ;
+	XLogRecPtr	request = WalPlace(pg_atomic_read_u64(&db->flush_request));
 
-	/* an insert position just past a page's header has nothing before it on the page */
-	if (request - page <= SizeOfXLogLongPHD)
-		request = page;
 	return request <= GetXLogInsertRecPtr() ? request : InvalidXLogRecPtr;
 }
 

@@ -1,0 +1,1 @@
+INSERT INTO event (stream_id, type, data) VALUES ('hot-1', 'OrderPlaced', :payload);
