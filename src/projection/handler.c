@@ -170,6 +170,7 @@ EventBatchAdd(EventBatch *batch, const LogEvent *event)
 	LogEventValues(event, batch->event_desc, values, nulls);
 	tuplestore_putvalues(batch->events, batch->desc, values, nulls);
 	batch->last_position = event->entry.position;
+	batch->bytes += event->tuple->t_len;
 	if (batch->count++ == 0)
 	{
 		batch->first.position = event->entry.position;

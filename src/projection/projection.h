@@ -125,6 +125,7 @@ typedef struct EventBatch
 	TupleDesc	desc;
 	TupleDesc	event_desc;
 	int64		count;
+	int64		bytes;
 	EventPlace	first;
 	int64		last_position;
 	EventPlace	current;		/* function handlers: the event in hand */

@@ -59,6 +59,9 @@
  */
 #define MAX_SCANNED			100000
 
+/* A batch ends with the event that brings it to this size, in bytes. */
+#define MAX_BATCH_BYTES		(INT64CONST(512) * 1024 * 1024)
+
 /* Pauses before a failed batch is tried again, in milliseconds. */
 #define FAILED_PAUSE		1000
 #define TRANSIENT_PAUSE		100
@@ -131,6 +134,7 @@ static ProjectorStep swap(Projector *projector);
 static void begin_batch(Projector *projector);
 static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
 static ProjectorStep claim(Projector *projector, Projection *projection, ProjectionProgress *progress);
+static void use_maintenance_memory(void);
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
 static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
@@ -501,7 +505,19 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 		projector->suspects.end = progress->error.position;
 	}
 	load_parked(projector);
+	if (projection->rebuild_of != NULL)
+		use_maintenance_memory();
 	return STEP_MORE;
+}
+
+/* The large batches of a rebuild are kept and aggregated as an index is built. */
+static void
+use_maintenance_memory(void)
+{
+	char		kilobytes[32];
+
+	snprintf(kilobytes, sizeof(kilobytes), "%d", Max(work_mem, maintenance_work_mem));
+	SetConfigOption("work_mem", kilobytes, PGC_USERSET, PGC_S_SESSION);
 }
 
 /* Waiting for the log to come to such a position would pass over events. */
@@ -533,7 +549,7 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	EventFilter filter = {projection->sources, projection->categories, projection->types,
 		.shares = projection->shares, .share = projection->share
 	};
-	int64		max_scanned = (int64) MAX_SCANNED * projection->shares;
+	int64		max_scanned = (int64) Max(MAX_SCANNED, projection->batch_size) * projection->shares;
 	EventBatch *batch = &projector->batch;
 	int64		limit = projector->suspects.limit ? projector->suspects.limit : projector->batch_size;
 	OwnerContext owner;
@@ -557,7 +573,7 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 		EventReaderLimit(reader, max_scanned);
 	EventReaderExpect(reader, limit);
 	EventReaderCatch(reader);
-	while (!stopped && max_scanned > 0 && batch->count < limit &&
+	while (!stopped && max_scanned > 0 && batch->count < limit && batch->bytes < MAX_BATCH_BYTES &&
 		   (event = EventReaderNext(reader)) != NULL)
 		stopped = !take_event(projector, event);
 	*position = EventReaderPosition(reader) - (stopped ? 1 : 0);
@@ -565,7 +581,8 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	OwnerContextLeave(&owner);
 	projector->batch_end = *position;
 	projector->has_batch = true;
-	return stopped || batch->count == limit || *position - projector->position >= max_scanned;
+	return stopped || batch->count == limit || batch->bytes >= MAX_BATCH_BYTES ||
+		*position - projector->position >= max_scanned;
 }
 
 /*

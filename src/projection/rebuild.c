@@ -33,11 +33,12 @@
 #include "worker/worker_state.h"
 
 /*
- * Events in a batch of a rebuild, at least: large batches are several times as
- * fast.  A function is called for each event anyhow, and an error costs it the
- * whole batch.
+ * Events in a batch of a rebuild, at least.  A row that many events go to is
+ * written once in each batch, so few large batches are several times as fast.
+ * A function is called for each event anyhow, and an error costs it the whole
+ * batch.
  */
-#define REBUILD_BATCH_SIZE			50000
+#define REBUILD_BATCH_SIZE			1000000
 #define REBUILD_FUNCTION_BATCH_SIZE	5000
 
 /* So many events, for each of the workers, are not left to one alone. */
