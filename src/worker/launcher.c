@@ -80,6 +80,7 @@ daybook_launcher_main(Datum arg)
 	for (;;)
 	{
 		long		timeout = LAUNCHER_NAPTIME;
+		bool		started = false;
 		ListCell   *lc;
 		List	   *existing;
 		List	   *wanted;
@@ -97,11 +98,18 @@ daybook_launcher_main(Datum arg)
 		forget_missing(existing);
 		wanted = DatabasesWanted(existing, databases_looked_into, &timeout);
 		foreach(lc, wanted)
-			if (!start_worker(lfirst_oid(lc)))
+		{
+			if (start_worker(lfirst_oid(lc)))
+				started = true;
+			else
 				timeout = NO_WORKER_PAUSE;
+		}
 		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextReset(cycle);
 
+		/* whoever set the latch meanwhile has only ended the wait for a start */
+		if (started)
+			continue;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout, PG_WAIT_EXTENSION);
 	}

@@ -128,6 +128,17 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 
 # A database can be copied, renamed and moved; its worker comes back.
 {
+	# the workers of both start at the same time
+	my $late = 0;
+	for my $i (1 .. 6)
+	{
+		$node->safe_psql('postgres', "CREATE DATABASE copy_$i TEMPLATE one");
+		append("copy_$i", 10);
+		all_published($node, $_, 20) or $late++ for 'one', "copy_$i";
+		$node->safe_psql('postgres', "DROP DATABASE copy_$i");
+		last if $late;
+	}
+	is($late, 0, 'a copy and its original have their workers at once');
 	append('one', 10);
 	$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE one');
 	append('copy', 10);
