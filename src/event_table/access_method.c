@@ -67,12 +67,18 @@ refuse_change(Relation rel, const char *command)
 			 errtable(rel)));
 }
 
+/*
+ * Rows of COPY FREEZE would be seen by whoever opens the table, with any
+ * snapshot, while the sequencer goes by what snapshots see.  They are stored
+ * as others are.
+ */
 static void
 daybook_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
 					 int options, BulkInsertState bistate)
 {
 	accept_row(rel, slot, false);
-	GetHeapamTableAmRoutine()->tuple_insert(rel, slot, cid, options, bistate);
+	GetHeapamTableAmRoutine()->tuple_insert(rel, slot, cid, options & ~TABLE_INSERT_FROZEN,
+											bistate);
 }
 
 static void
@@ -105,8 +111,8 @@ daybook_multi_insert(Relation rel, TupleTableSlot **slots, int nslots,
 {
 	for (int i = 0; i < nslots; i++)
 		accept_row(rel, slots[i], false);
-	GetHeapamTableAmRoutine()->multi_insert(rel, slots, nslots, cid, options,
-											bistate);
+	GetHeapamTableAmRoutine()->multi_insert(rel, slots, nslots, cid,
+											options & ~TABLE_INSERT_FROZEN, bistate);
 }
 
 /*

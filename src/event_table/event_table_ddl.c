@@ -137,6 +137,14 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 
+	/* what has been committed meanwhile has to be seen, in this table and in others */
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot register an event table at this isolation level"),
+				 errdetail("The transaction is %s.",
+						   IsolationIsSerializable() ? "SERIALIZABLE" : "REPEATABLE READ"),
+				 errhint("Use READ COMMITTED.")));
 	LockRelationOid(relid, ShareRowExclusiveLock);
 	require_event_table(relid);
 	if (EventTableIsRegistered(relid))
@@ -215,8 +223,7 @@ take_ids(Oid relid)
 		return;
 	(void) GetCurrentTransactionId();
 	RestoredIdTaken(highest);
-	if (lowest < highest)
-		RestoredIdTaken(lowest);
+	RestoredIdTaken(lowest);
 	WakeDatabaseWorkerAtCommit();
 }
 

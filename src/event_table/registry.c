@@ -88,7 +88,11 @@ RunAsOwner(const char *command, int nargs, Oid *types, Datum *values, int expect
 	AtEOXact_GUC(true, level);
 }
 
-/* The tables that stand in the registry now, as RegisteredTable. */
+/*
+ * The tables that stand in the registry now, as RegisteredTable.  Whether one
+ * is there still can be said when it is locked: news of a table that has just
+ * been made or dropped can come later than its row here.
+ */
 List *
 RegisteredEventTables(void)
 {
@@ -105,7 +109,7 @@ RegisteredEventTables(void)
 		Datum		relation = heap_getattr(tuple, REGISTRY_RELATION,
 											RelationGetDescr(rel), &is_null);
 
-		if (is_null || !OidIsValid(get_rel_type_id(DatumGetObjectId(relation))))
+		if (is_null)
 			continue;
 		table = palloc(sizeof(RegisteredTable));
 		table->relid = DatumGetObjectId(relation);

@@ -4,10 +4,10 @@
  *	  Ids that rows bring with them when a dump is loaded into event tables
  *	  that have their version trigger.
  *
- * Such an id must not be given out once more, so the sequence follows it.  An
- * id that the sequence has passed comes late: the sequencer, which goes by
- * ids where it cannot decode, may have passed it too, and is told in
- * daybook.late_event to look again.
+ * Such an id must not be given out once more, so the sequence follows it.  And
+ * the sequencer is told in daybook.late_event to look for it from the marks:
+ * it may have passed the id, and the log may have it already, if the log came
+ * out of the same dump.  What it decodes it takes for new.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,9 +21,8 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/inval.h"
 
-/* Up to so many ids are taken one by one, without a lock on the sequence. */
+/* Up to so many ids are taken one by one, without a try for a lock on the sequence. */
 #define MAX_IDS_SKIPPED		100000
 
 /* Late ids are noted by blocks, so that rows in falling order need few notes. */
@@ -43,29 +42,29 @@ void
 RestoredIdTaken(int64 id)
 {
 	if (id > given_out)
-	{
 		given_out = advance_sequence(id);
-		if (given_out == id)
-			return;
-	}
 	if (id < noted_from)
 		note_late(id);
 }
 
-/* Takes ids from the sequence up to this one; returns the last taken. */
+/*
+ * Takes ids from the sequence up to this one; returns the last taken.  The
+ * lock for a leap keeps setval() from setting back what others have passed
+ * meanwhile.  It is not waited for, or else all that append would wait behind
+ * for whoever has appended last and is open still.
+ */
 static int64
 advance_sequence(int64 id)
 {
 	Oid			sequence = GetDaybookOids()->event_id_seq;
 	int64		taken = nextval_internal(sequence, false);
 
-	if (id - taken > MAX_IDS_SKIPPED)
+	if (id - taken > MAX_IDS_SKIPPED &&
+		ConditionalLockRelationOid(sequence, ShareRowExclusiveLock))
 	{
 		Oid			types[] = {INT8OID};
 		Datum		values[] = {Int64GetDatum(id)};
 
-		/* setval() would set it back if others had passed the id meanwhile */
-		LockRelationOid(sequence, ShareRowExclusiveLock);
 		taken = nextval_internal(sequence, false);
 		if (taken < id)
 			RunAsOwner("SELECT pg_catalog.setval('daybook.event_id_seq', $1)",
@@ -91,9 +90,6 @@ note_late(int64 id)
 	values[0] = Int64GetDatum(noted_from);
 	RunAsOwner("INSERT INTO daybook.late_event (from_id) VALUES ($1)",
 			   1, types, values, SPI_OK_INSERT);
-
-	/* wakes nobody, but makes the sequencer look when the commit wakes it */
-	CacheInvalidateRelcacheByRelid(DaybookRelation("late_event"));
 }
 
 /* At the end of a transaction, and when part of it is rolled back. */

@@ -310,6 +310,8 @@ take_commit(StringInfo message)
 	MemoryContextSwitchTo(decode_context);
 	if (open_transaction->event_count > 0)
 		transactions = lappend(transactions, open_transaction);
+	else
+		DecodedFree(open_transaction);
 	open_transaction = NULL;
 }
 

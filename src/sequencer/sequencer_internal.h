@@ -54,6 +54,7 @@ typedef struct SequencedTable
 {
 	int32		table_no;
 	Oid			relid;
+	Oid			published_as;	/* its row of the publication, as far as it is known */
 } SequencedTable;
 
 extern void TablesInit(void);

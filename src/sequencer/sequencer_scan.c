@@ -61,6 +61,7 @@ static IdSet *known = NULL;
 static int64 probe_missing(int64 low, int64 high, void *arg);
 static bool scan_above(ScanBatch *batch);
 static void note_gaps(ScanBatch *batch, int before, int64 new_highest);
+static void drop_known(ScanBatch *batch, int before);
 static int64 scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing);
 static int64 scan_table(ScanBatch *batch, SequencedTable *table, int64 low,
 						int64 high, bool only_missing);
@@ -142,6 +143,7 @@ probe_missing(int64 low, int64 high, void *arg)
 	reached = scan_tables(batch, low, high, true);
 	for (int i = before; i < batch->count; i++)
 		GapsTake(batch->events[i].id);
+	drop_known(batch, before);
 	return reached;
 }
 
@@ -171,7 +173,6 @@ note_gaps(ScanBatch *batch, int before, int64 new_highest)
 {
 	int			count = batch->count - before;
 	int64	   *ids = palloc(count * sizeof(int64) + 1);
-	int			kept = before;
 
 	qsort(batch->events + before, count, sizeof(ScannedEvent), compare_ids);
 	for (int i = 0; i < count; i++)
@@ -179,6 +180,14 @@ note_gaps(ScanBatch *batch, int before, int64 new_highest)
 	GapsNote(highest + 1, new_highest, ids, count, batch->snapshot);
 	pfree(ids);
 	highest = new_highest;
+	drop_known(batch, before);
+}
+
+/* Drops what was in the log at the start; that need not be known for ever. */
+static void
+drop_known(ScanBatch *batch, int before)
+{
+	int			kept = before;
 
 	if (known == NULL)
 		return;
@@ -186,7 +195,7 @@ note_gaps(ScanBatch *batch, int before, int64 new_highest)
 		if (!IdSetHas(known, batch->events[i].table_no, batch->events[i].id))
 			batch->events[kept++] = batch->events[i];
 	batch->count = kept;
-	if (highest >= IdSetMax(known))
+	if (highest >= IdSetMax(known) && !GapsBelow(IdSetMax(known)))
 	{
 		IdSetFree(known);
 		known = NULL;

@@ -14,7 +14,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
@@ -24,14 +26,16 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "sequencer/sequencer_internal.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 /*
  * The transaction that makes a table can be seen by others shortly before it
@@ -39,9 +43,6 @@
  */
 #define LOCK_TRIES		20
 #define LOCK_PAUSE		1000	/* microseconds */
-
-/* Late events that nobody has told of are looked for after so long, in milliseconds. */
-#define LATE_PAUSE		10000
 
 typedef enum TableState
 {
@@ -59,10 +60,6 @@ static List *foreign = NIL;		/* tables known not to be ours */
 /* What the relcache has said nothing against since. */
 static bool list_valid = false;
 static bool publication_valid = false;
-static bool late_valid = false;
-
-/* When late events were looked for last. */
-static TimestampTz late_looked_at = 0;
 
 static bool all_published = false;	/* all that are listed are in the publication */
 static bool publication_exists = false;
@@ -70,14 +67,16 @@ static bool was_unpublished = false;	/* since TablesRefresh() told of that */
 
 static void forget_tables(Datum arg, Oid relid);
 static void forget_publication(Datum arg, int cacheid, uint32 hashvalue);
+static void forget_foreign(void);
 static bool read_tables(bool scanning, bool joining);
 static TableState examine(Oid relid, bool scanning, bool is_new);
 static bool lock_table(Oid relid, bool is_new);
 static const SequencedTable *find_table(Oid relid);
 static bool repair_publication(void);
-static bool repair_table(Oid publication, const SequencedTable *table);
-static bool is_published(Oid publication, Oid relid, bool *exists);
-static bool late_is_due(void);
+static bool repair_table(Oid publication, SequencedTable *table);
+static bool is_published(Oid publication, Oid relid, Oid *row);
+static bool lock_publication(Oid publication);
+static bool late_events_exist(void);
 static bool lower_marks(void);
 static void run(const char *command);
 
@@ -94,7 +93,6 @@ forget_tables(Datum arg, Oid relid)
 {
 	list_valid = false;
 	publication_valid = false;
-	late_valid = false;
 }
 
 static void
@@ -117,10 +115,13 @@ TablesRefresh(bool scanning)
 	bool		passed_over = false;
 
 	if (scanning || !list_valid || left_out != NIL)
+	{
+		forget_foreign();
 		passed_over = read_tables(scanning, true);
+	}
 	if (!publication_valid)
 		passed_over |= repair_publication();
-	if (late_is_due())
+	if (late_events_exist())
 		passed_over |= lower_marks();
 	if (all_published && was_unpublished)
 		passed_over = true;
@@ -169,10 +170,7 @@ TableNumber(Oid relid)
 	const SequencedTable *table = find_table(relid);
 
 	if (!list_valid)
-	{
-		list_free(foreign);
-		foreign = NIL;
-	}
+		forget_foreign();
 	if (table == NULL && !list_member_oid(foreign, relid))
 	{
 		(void) read_tables(false, false);
@@ -186,6 +184,13 @@ TableNumber(Oid relid)
 		}
 	}
 	return table ? table->table_no : 0;
+}
+
+static void
+forget_foreign(void)
+{
+	list_free(foreign);
+	foreign = NIL;
 }
 
 static const SequencedTable *
@@ -224,9 +229,9 @@ read_tables(bool scanning, bool joining)
 	foreach(lc, registered)
 	{
 		RegisteredTable *entry = lfirst(lc);
-		bool		is_listed = find_table(entry->relid) != NULL;
+		const SequencedTable *listed = find_table(entry->relid);
 		bool		was_out = list_member_oid(left_out, entry->relid);
-		TableState	found = examine(entry->relid, scanning, !is_listed && !was_out);
+		TableState	found = examine(entry->relid, scanning, listed == NULL && !was_out);
 		MemoryContext old;
 
 		if (found == TABLE_GONE)
@@ -235,7 +240,7 @@ read_tables(bool scanning, bool joining)
 			list_valid = false;
 
 		/* a known one can be decoded without a look at it */
-		if (found == TABLE_LOCKED && is_listed && !scanning)
+		if (found == TABLE_LOCKED && listed != NULL && !scanning)
 			found = TABLE_READY;
 
 		old = MemoryContextSwitchTo(context);
@@ -247,6 +252,11 @@ read_tables(bool scanning, bool joining)
 
 			table->table_no = entry->table_no;
 			table->relid = entry->relid;
+			table->published_as = InvalidOid;
+			if (listed != NULL)
+				table->published_as = listed->published_as;
+			else
+				publication_valid = false;
 			fresh = lappend(fresh, table);
 			joined |= was_out;
 		}
@@ -303,14 +313,14 @@ lock_table(Oid relid, bool is_new)
 
 /*
  * Puts right what a restore without publications, or somebody's ALTER
- * PUBLICATION, has changed.  True if something was, so that inserts may have
- * been decoded in vain.
+ * PUBLICATION, has changed.  True if something was, or has been put right by
+ * others, so that inserts may have been decoded in vain.
  */
 static bool
 repair_publication(void)
 {
 	Oid			publication = get_publication_oid(DAYBOOK_PUBLICATION, true);
-	Form_pg_publication form;
+	bool		pubinsert;
 	HeapTuple	tuple;
 	bool		repaired = false;
 	ListCell   *lc;
@@ -320,13 +330,13 @@ repair_publication(void)
 	if (!publication_exists)
 		return false;
 	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
-	form = (Form_pg_publication) GETSTRUCT(tuple);
-	if (!form->pubinsert)
+	pubinsert = ((Form_pg_publication) GETSTRUCT(tuple))->pubinsert;
+	ReleaseSysCache(tuple);
+	if (!pubinsert && lock_publication(publication))
 	{
 		run("ALTER PUBLICATION " DAYBOOK_PUBLICATION " SET (publish = 'insert')");
 		repaired = true;
 	}
-	ReleaseSysCache(tuple);
 
 	/* pg_upgrade makes an extension's publication anew, and leaves it alone */
 	if (getExtensionOfObject(PublicationRelationId, publication) == InvalidOid)
@@ -342,33 +352,53 @@ repair_publication(void)
 }
 
 static bool
-repair_table(Oid publication, const SequencedTable *table)
+repair_table(Oid publication, SequencedTable *table)
 {
-	bool		exists;
+	Oid			known = table->published_as;
+	char	   *schema;
 	char	   *name;
 
-	if (is_published(publication, table->relid, &exists))
-		return false;
+	/* another row than before: the table has been out of it meanwhile */
+	if (is_published(publication, table->relid, &table->published_as))
+		return OidIsValid(known) && known != table->published_as;
 
 	/* ALTER PUBLICATION would wait, as for a long VACUUM: next time, then */
-	if (!ConditionalLockRelationOid(table->relid, ShareUpdateExclusiveLock))
+	if (!lock_publication(publication) ||
+		!ConditionalLockRelationOid(table->relid, ShareUpdateExclusiveLock))
 	{
 		publication_valid = all_published = false;
 		return false;
 	}
-	if (is_published(publication, table->relid, &exists))
-		return false;
-	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->relid)),
-									  get_rel_name(table->relid));
-	if (exists)
+	if (is_published(publication, table->relid, &table->published_as))
+		return true;
+	schema = get_namespace_name(get_rel_namespace(table->relid));
+	name = get_rel_name(table->relid);
+	if (schema == NULL || name == NULL)
+		return false;			/* dropped just now */
+	name = quote_qualified_identifier(schema, name);
+	if (OidIsValid(table->published_as))
 		run(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " DROP TABLE ONLY %s", name));
 	run(psprintf("ALTER PUBLICATION " DAYBOOK_PUBLICATION " ADD TABLE ONLY %s (id)", name));
+	table->published_as = InvalidOid;
 	return true;
 }
 
-/* All rows, with column id alone? */
+/* A transaction that has made a table, and is open still, has it locked. */
 static bool
-is_published(Oid publication, Oid relid, bool *exists)
+lock_publication(Oid publication)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
+	if (LockAcquire(&tag, AccessExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	publication_valid = all_published = false;
+	return false;
+}
+
+/* All rows, with column id alone?  *row: the publication's row of it, if there is one. */
+static bool
+is_published(Oid publication, Oid relid, Oid *row)
 {
 	HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
 										ObjectIdGetDatum(publication));
@@ -377,9 +407,10 @@ is_published(Oid publication, Oid relid, bool *exists)
 	Datum		columns;
 	bool		result;
 
-	*exists = HeapTupleIsValid(tuple);
-	if (!*exists)
+	*row = InvalidOid;
+	if (!HeapTupleIsValid(tuple))
 		return false;
+	*row = ((Form_pg_publication_rel) GETSTRUCT(tuple))->oid;
 	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &no_filter);
 	columns = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs,
 							  &all_columns);
@@ -394,39 +425,48 @@ is_published(Oid publication, Oid relid, bool *exists)
 	return result;
 }
 
-/* A restore brings rows of daybook.late_event without a word. */
+/*
+ * Were events restored whose ids may have been passed, or be in the log?  The
+ * snapshot is not older than the round's: whoever sees such an event sees the
+ * note, too.
+ */
 static bool
-late_is_due(void)
+late_events_exist(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	Relation	rel = table_open(DaybookRelation("late_event"), AccessShareLock);
+	bool		found = false;
 
-	if (late_valid && !TimestampDifferenceExceeds(late_looked_at, now, LATE_PAUSE))
-		return false;
-	late_valid = true;
-	late_looked_at = now;
-	return true;
+	if (RelationGetNumberOfBlocks(rel) > 0)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+
+		found = HeapTupleIsValid(systable_getnext(scan));
+		systable_endscan(scan);
+		UnregisterSnapshot(snapshot);
+	}
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
-/*
- * Were events restored with ids that had been passed?  Then a start from the
- * marks has to find them.  Nothing is done before there are marks.
- */
+/* They are looked for from here on.  False before there are marks: the notes stay. */
 static bool
 lower_marks(void)
 {
-	bool		lowered;
+	bool		noted;
 
 	SPI_connect();
 	if (SPI_execute("WITH late AS (DELETE FROM daybook.late_event "
 					"WHERE EXISTS (SELECT FROM daybook.sequencer_state) RETURNING from_id), "
-					"lowest AS (SELECT min(from_id) AS id FROM late) "
-					"UPDATE daybook.sequencer_state SET low_water = least(low_water, lowest.id - 1), "
-					"log_position = 0 FROM lowest WHERE lowest.id IS NOT NULL",
-					false, 0) != SPI_OK_UPDATE)
+					"lowest AS (SELECT min(from_id) AS id FROM late), "
+					"lowered AS (UPDATE daybook.sequencer_state SET low_water = lowest.id - 1, "
+					"log_position = 0 FROM lowest WHERE lowest.id <= low_water) "
+					"SELECT FROM late LIMIT 1",
+					false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for late events");
-	lowered = SPI_processed > 0;
+	noted = SPI_processed > 0;
 	SPI_finish();
-	return lowered;
+	return noted;
 }
 
 static void

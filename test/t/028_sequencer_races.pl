@@ -313,6 +313,85 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 	log_is_right($node, 'each once');
 }
 
+# The same behind the sequencer's back, so that it finds all in order.
+{
+	my $pid = sequencer_pid($node);
+	my $stopped = sub {
+		kill 'STOP', $pid;
+		$node->safe_psql('postgres', $_) for @_;
+	};
+
+	$stopped->('ALTER PUBLICATION daybook DROP TABLE orders', q{INSERT INTO orders (stream_id, type) VALUES ('meanwhile', 'Happened')},
+		'ALTER PUBLICATION daybook ADD TABLE orders (id)');
+	kill 'CONT', $pid;
+	append('then');
+	ok(all_published($node, 'postgres', 8), 'an event that was not decoded since its table was out of the publication is found');
+
+	# with the publication locked, and a table that goes while it is
+	$node->safe_psql('postgres', q{SELECT daybook.create_event_table('victim')});
+	append('v', 'victim');
+	ok(all_published($node), 'a table that will go');
+	$stopped->('ALTER PUBLICATION daybook DROP TABLE orders');
+	my $making = $node->background_psql('postgres');
+	$making->query_safe(q{BEGIN; SELECT daybook.create_event_table('never_made')});
+	my $query = q{SELECT count(*) FROM daybook.log WHERE event_table = 'invoices'::regclass};
+	my $before = $node->safe_psql('postgres', $query);
+	kill 'CONT', $pid;
+	append('i', 'invoices');
+	ok(wait_until('invoices', sub { $node->safe_psql('postgres', $query) == $before + 1 }, 10),
+		'whoever makes a table holds up no events, though the publication is to be put right');
+	$node->safe_psql('postgres', q{SELECT daybook.drop_event_table('victim', force => true)});
+	append('then');
+	$making->query_safe('ROLLBACK');
+	$making->quit;
+	append('then');
+	ok(all_published($node, 'postgres', 20), 'and then it is');
+	is(sequencer_pid($node), $pid, 'by the same worker');
+
+	# a table that is out of reach while it is taken out of the publication
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	my $open = $node->background_psql('postgres');
+	$open->query_safe('BEGIN; SELECT pg_current_xact_id()');
+	$node->safe_psql('postgres', q{SET daybook.restore = on; INSERT INTO orders (id, version, stream_id, type) VALUES (1000000, 1, 'restored', 'Happened')});
+	ok(wait_for_mode($node, 'scanning'), 'scanning beside it, as a transaction is open');
+	$stopped->('ALTER PUBLICATION daybook DROP TABLE orders');
+	my $lock = $node->background_psql('postgres');
+	$lock->query_safe('BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE');
+	$before = $node->safe_psql('postgres', $query);
+	kill 'CONT', $pid;
+	append('i', 'invoices');
+	ok(wait_until('invoices', sub { $node->safe_psql('postgres', $query) == $before + 1 }, 10), 'without a table that is locked');
+	$lock->query_safe('COMMIT');
+	$lock->quit;
+	append('i', 'invoices');
+	ok(all_published($node), 'with it');
+	$open->query_safe('COMMIT');
+	$open->quit;
+	append('i', 'invoices');
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	append('then');
+	ok(all_published($node, 'postgres', 8), 'its events are published');
+	log_is_right($node, 'each once');
+}
+
+# Rows of COPY FREEZE, which elsewhere anybody sees, with any snapshot.
+{
+	my $old = $node->background_psql('postgres');
+	$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+	$node->safe_psql('postgres', qq{
+BEGIN;
+SELECT daybook.create_event_table('frozen');
+COPY frozen (stream_id, type) FROM stdin (FREEZE);
+s\tHappened
+\\.
+COMMIT;
+});
+	is($old->query_safe('SELECT count(*) FROM frozen'), 0, 'COPY FREEZE stores events as others are stored');
+	$old->query_safe('COMMIT');
+	$old->quit;
+	ok(all_published($node), 'and they are published');
+}
+
 # A large transaction that has committed and cannot be seen yet, since it
 # waits for a standby, holds up nobody.
 {

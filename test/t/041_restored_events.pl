@@ -130,6 +130,66 @@ INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 	wait_for_log($db);
 	is(problems($db), '', "decoding $decoding: a dropped table that was restored is in the log again");
 
+	# one that has a single event, with an id ahead of the sequence
+	$node->safe_psql('postgres', 'CREATE DATABASE single_source');
+	$node->safe_psql('single_source', q{
+CREATE EXTENSION daybook;
+SELECT daybook.create_event_table('orders');
+SELECT setval('daybook.event_id_seq', 500);
+INSERT INTO orders (stream_id, type) VALUES ('o-1', 'T');
+});
+	my $single = $node->basedir . "/$db.single";
+	$node->command_ok([ 'pg_dump', '-h', $node->host, '-p', $node->port, '-t', 'orders', '-f', $single, 'single_source' ], 'pg_dump of a single event');
+	$node->safe_psql('postgres', 'DROP DATABASE single_source');
+	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
+	$node->safe_psql('elsewhere', q{
+CREATE EXTENSION daybook;
+SELECT daybook.create_event_table('payments');
+INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
+});
+	wait_for_mode('elsewhere', $decoding);
+	$node->safe_psql('elsewhere', "\\i '$single'");
+	($ret, $out, $err) = $node->psql('elsewhere', q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT daybook.register_event_table('orders')});
+	like($err, qr/cannot register an event table at this isolation level/, "decoding $decoding: registering has to see what others commit");
+	$node->safe_psql('elsewhere', q{SELECT daybook.register_event_table('orders')});
+	$node->safe_psql('elsewhere', q{INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T')});
+	wait_for_log('elsewhere');
+	is(problems('elsewhere'), '', '... and with a single event it is in the log');
+	$node->safe_psql('postgres', 'DROP DATABASE elsewhere');
+
+	# the events of one table after the rest of a dump, with the log that has them
+	$node->safe_psql('postgres', 'CREATE DATABASE parts_source');
+	$node->safe_psql('parts_source', q{
+CREATE EXTENSION daybook;
+SELECT daybook.create_event_table('orders');
+SELECT daybook.create_event_table('payments');
+INSERT INTO orders (stream_id, type) SELECT 'o-' || i % 3, 'T' FROM generate_series(1, 100) i;
+INSERT INTO payments (stream_id, type) SELECT 'p-' || i % 3, 'T' FROM generate_series(1, 100) i;
+});
+	wait_for_log('parts_source');
+	my @connection = ('-h', $node->host, '-p', $node->port);
+	my $parts = $node->basedir . "/$db.parts";
+	$node->command_ok([ 'pg_dump', @connection, '-Fc', '-f', $parts, 'parts_source' ], 'pg_dump');
+	$node->safe_psql('postgres', 'DROP DATABASE parts_source');
+	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
+	my @contents = split /^/, (run_command([ 'pg_restore', '-l', '--section=data', $parts ]))[0];
+	append_to_file("$parts.last", join '', grep { /TABLE DATA public payments|SEQUENCE SET daybook event_id_seq/ } @contents);
+	append_to_file("$parts.first", join '', grep { !/TABLE DATA public payments|SEQUENCE SET daybook event_id_seq/ } @contents);
+	{
+		local $ENV{PGOPTIONS} = '-c daybook.restore=on';
+		my @restore = ('pg_restore', @connection, '-d', 'elsewhere');
+
+		$node->command_ok([ @restore, '--section=pre-data', $parts ], 'pg_restore of tables');
+		$node->command_ok([ @restore, '--section=post-data', $parts ], '... of their keys and triggers');
+		$node->command_ok([ @restore, '-L', "$parts.first", $parts ], '... of what one of them has, and the log');
+		wait_for_mode('elsewhere', $decoding);
+		$node->command_ok([ @restore, '-L', "$parts.last", $parts ], '... and of the other');
+	}
+	$node->safe_psql('elsewhere', q{INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T')});
+	ok($node->poll_query_until('elsewhere', q{SELECT count(*) > 0 FROM daybook.log l JOIN payments p USING (id) WHERE version = 35}), "decoding $decoding: the next event is published");
+	is(problems('elsewhere'), '', '... and what the log has had already is not once more');
+	$node->safe_psql('postgres', 'DROP DATABASE elsewhere');
+
 	# ids that another table has
 	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
 	$node->safe_psql('elsewhere', q{
@@ -174,6 +234,14 @@ sub wait_for_log
 SELECT count(*) = (SELECT count(*) FROM orders) + (SELECT count(*) FROM payments)
 FROM daybook.log WHERE event_table IN ('orders', 'payments')})
 	  or die "the log of $db is not complete";
+	return;
+}
+
+sub wait_for_mode
+{
+	my ($db, $decoding) = @_;
+	my $mode = $decoding eq 'on' ? 'decoding' : 'scanning';
+	$node->poll_query_until($db, "SELECT mode = '$mode' FROM daybook.sequencer_status") or die "$db is not $mode";
 	return;
 }
 
