@@ -359,7 +359,8 @@ try_to_follow(void)
 	char	   *reason = NULL;
 	DecodeStartResult result;
 
-	if (seq.following && !daybook_decoding)
+	/* pgoutput makes do without its publication from PostgreSQL 18 on, silently */
+	if (seq.following && (!daybook_decoding || !TablesHavePublication()))
 		proc_exit(0);			/* starts again without */
 	if (seq.following || !seq.started)
 		return;

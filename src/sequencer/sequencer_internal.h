@@ -62,6 +62,7 @@ extern bool TablesRefresh(bool scanning);
 extern List *TablesList(void);
 extern bool TablesPresent(void);
 extern bool TablesComplete(void);
+extern bool TablesHavePublication(void);
 extern const char *TablesHint(void);
 extern int32 TableNumber(Oid relid);
 

@@ -62,7 +62,7 @@ static bool list_valid = false;
 static bool publication_valid = false;
 
 static bool all_published = false;	/* all that are listed are in the publication */
-static bool publication_exists = false;
+static bool publication_exists = true;
 static bool was_unpublished = false;	/* since TablesRefresh() told of that */
 
 static void forget_tables(Datum arg, Oid relid);
@@ -147,6 +147,13 @@ bool
 TablesComplete(void)
 {
 	return left_out == NIL && all_published;
+}
+
+/* False once the publication was looked for in vain. */
+bool
+TablesHavePublication(void)
+{
+	return publication_exists;
 }
 
 /* Why they cannot, for the status view. */

@@ -10,7 +10,7 @@ my $node = new_node('early', conf => q{
 fsync = on
 synchronous_commit = on
 wal_writer_delay = 10s
-wal_writer_flush_after = 0
+wal_writer_flush_after = 1GB
 checkpoint_timeout = 1h
 autovacuum = off
 daybook.early_lock_release = on
