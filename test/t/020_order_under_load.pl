@@ -148,7 +148,7 @@ while (event_count($node) < $wanted)
 	$interruption->[1]->();
 	$done{ $interruption->[0] }++;
 	start_again($node) if $interruption->[0] =~ /^the server/;
-	$load->{run}->signal('INT') if $load->{run}->pumpable;
+	$load->{run}->signal('TERM') if $load->{run}->pumpable;
 	finish($load);
 	wait_until('the server', \&is_up);
 }
