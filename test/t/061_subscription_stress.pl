@@ -216,9 +216,17 @@ is($node->safe_psql('postgres', q{
 	'0|0|0|0', 'all is acknowledged, and nothing is held back');
 $node->safe_psql('postgres', q{SELECT daybook.drop_subscription('stress')});
 
-# the control: the same with consumers that commit their work before they acknowledge it
-($total, $killed, $failed) = run_consumers($control_events, 'true');
-isnt($node->safe_psql('postgres', 'SELECT count(*) FROM wrong'), '0',
+# the control: the same with consumers that commit their work before they
+# acknowledge it, until chance has made that show
+my $wrong = 0;
+for my $round (1 .. 10)
+{
+	run_consumers($control_events, 'true');
+	$wrong = $node->safe_psql('postgres', 'SELECT count(*) FROM wrong');
+	last if $wrong > 0;
+	$node->safe_psql('postgres', q{SELECT daybook.drop_subscription('stress')});
+}
+cmp_ok($wrong, '>', 0,
 	'the test notices consumers that handle events in another transaction than the acknowledgement');
 
 $node->stop;
