@@ -8,7 +8,7 @@ add_row hot "one stream, 16 clients, any version; a plain table needs a lock and
 
 # append_with SCRIPT: a pgbench run that goes on where the one before ended.
 append_with() {
-	local output options="-c synchronous_commit=$mode" script=$1
+	local output options="-c synchronous_commit=$mode" script=${1%_early}
 	if [[ $script != /* ]]; then script=$bench/pgbench/$script; fi
 	if [[ $1 == message_db* ]]; then options+=" -c search_path=message_store"; fi
 	if [[ $1 == *_early ]]; then options+=" -c daybook.early_lock_release=on"; fi

@@ -75,7 +75,7 @@ static const SequencedTable *find_table(Oid relid);
 static bool repair_publication(void);
 static bool repair_table(Oid publication, SequencedTable *table);
 static bool is_published(Oid publication, Oid relid, Oid *row);
-static bool lock_publication(Oid publication);
+static bool lock_for_repair(Oid publication, Oid relid);
 static bool late_events_exist(void);
 static bool lower_marks(void);
 static void run(const char *command);
@@ -259,11 +259,8 @@ read_tables(bool scanning, bool joining)
 
 			table->table_no = entry->table_no;
 			table->relid = entry->relid;
-			table->published_as = InvalidOid;
-			if (listed != NULL)
-				table->published_as = listed->published_as;
-			else
-				publication_valid = false;
+			table->published_as = listed ? listed->published_as : InvalidOid;
+			publication_valid &= listed != NULL;
 			fresh = lappend(fresh, table);
 			joined |= was_out;
 		}
@@ -339,7 +336,7 @@ repair_publication(void)
 	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
 	pubinsert = ((Form_pg_publication) GETSTRUCT(tuple))->pubinsert;
 	ReleaseSysCache(tuple);
-	if (!pubinsert && lock_publication(publication))
+	if (!pubinsert && lock_for_repair(publication, InvalidOid))
 	{
 		run("ALTER PUBLICATION " DAYBOOK_PUBLICATION " SET (publish = 'insert')");
 		repaired = true;
@@ -369,13 +366,8 @@ repair_table(Oid publication, SequencedTable *table)
 	if (is_published(publication, table->relid, &table->published_as))
 		return OidIsValid(known) && known != table->published_as;
 
-	/* ALTER PUBLICATION would wait, as for a long VACUUM: next time, then */
-	if (!lock_publication(publication) ||
-		!ConditionalLockRelationOid(table->relid, ShareUpdateExclusiveLock))
-	{
-		publication_valid = all_published = false;
+	if (!lock_for_repair(publication, table->relid))
 		return false;
-	}
 	if (is_published(publication, table->relid, &table->published_as))
 		return true;
 	schema = get_namespace_name(get_rel_namespace(table->relid));
@@ -390,14 +382,19 @@ repair_table(Oid publication, SequencedTable *table)
 	return true;
 }
 
-/* A transaction that has made a table, and is open still, has it locked. */
+/*
+ * Takes what ALTER PUBLICATION would wait for: the publication, which a
+ * transaction that has made a table keeps locked, and the table, if there is
+ * one, as against a long VACUUM.  False: next time, then.
+ */
 static bool
-lock_publication(Oid publication)
+lock_for_repair(Oid publication, Oid relid)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
-	if (LockAcquire(&tag, AccessExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+	if (LockAcquire(&tag, AccessExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL &&
+		(!OidIsValid(relid) || ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock)))
 		return true;
 	publication_valid = all_published = false;
 	return false;

@@ -13,7 +13,7 @@ use POSIX ();
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_node wait_until all_published wait_for_mode log_faults log_is_right
-  status server_log_lines start_pgbench finish sequencer_pid event_count events_wanted
+  status server_log_lines start_pgbench finish stop_load sequencer_pid event_count events_wanted
   start_reader stop_readers reader_faults reader_misses kill_backend kill_server start_again);
 
 # A server with the library, ready for logical decoding, and the extension in
@@ -204,6 +204,15 @@ sub finish
 	my ($bench) = @_;
 	my $result = IPC::Run::finish($bench->{run});
 	return $result;
+}
+
+# Ends a load that has no end of its own.  Not by SIGINT, which a shell's
+# background job ignores, and so do its children.
+sub stop_load
+{
+	my ($bench) = @_;
+	$bench->{run}->signal('TERM') if $bench->{run}->pumpable;
+	finish($bench);
 }
 
 # Readers: processes that tail the events of tables orders and invoices in

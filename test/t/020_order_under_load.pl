@@ -148,8 +148,7 @@ while (event_count($node) < $wanted)
 	$interruption->[1]->();
 	$done{ $interruption->[0] }++;
 	start_again($node) if $interruption->[0] =~ /^the server/;
-	$load->{run}->signal('TERM') if $load->{run}->pumpable;
-	finish($load);
+	stop_load($load);
 	wait_until('the server', \&is_up);
 }
 resolve_prepared();

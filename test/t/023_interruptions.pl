@@ -72,8 +72,7 @@ ROLLBACK;
 			$control->query_safe(q{SELECT FROM pg_create_logical_replication_slot('control', 'test_decoding', true)});
 		}
 	}
-	$bench->{run}->signal('TERM');
-	finish($bench);
+	stop_load($bench);
 	cmp_ok($kills, '>', 20, "the sequencer was terminated $kills times");
 	ok(all_published($node), 'all events are published');
 	log_is_right($node, 'each once');
@@ -142,8 +141,7 @@ COMMIT;
 	kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
 	$before = event_count($node);
 	wait_until('load', sub { event_count($node) > $before + 30_000 });
-	$bench->{run}->signal('TERM');
-	finish($bench);
+	stop_load($bench);
 	ok(all_published($node), 'transactions larger than logical_decoding_work_mem are published');
 	log_is_right($node, 'each event once');
 }

@@ -66,8 +66,7 @@ run_load('while decoding');
 		set('daybook.decoding = ' . ($i % 2 ? 'off' : 'on'));
 		ok(wait_for_mode($node, $mode), "under load: $mode");
 	}
-	$bench->{run}->signal('TERM');
-	finish($bench);
+	stop_load($bench);
 	ok(all_published($node), 'changes of mode lose nothing');
 	log_is_right($node, 'nor do they publish anything twice');
 }

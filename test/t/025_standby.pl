@@ -61,8 +61,7 @@ for my $mode (qw(decoding scanning))
 		}), 'a standby that lags lacks events of positions that only the primary has');
 		$standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 	}
-	$bench->{run}->signal('TERM');
-	finish($bench);
+	stop_load($bench);
 	is($faults, 0, "$looks looks at the standby while $mode saw no position without its event");
 	cmp_ok($heads, '>', 20, "and $heads times a new position");
 }

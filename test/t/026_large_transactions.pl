@@ -86,8 +86,7 @@ for my $mode (qw(decoding scanning))
 	ok(wait_until('the end', sub {
 		$node->safe_psql('postgres', qq{SELECT count(*) FROM daybook.log l JOIN orders o USING (id) WHERE stream_id LIKE 'mass-%'})
 			== $large * ($mode eq 'decoding' ? 1 : 2) }, 900), "a transaction of $large events is published while $mode");
-	$others->{run}->signal('TERM');
-	finish($others);
+	stop_load($others);
 	ok(all_published($node), 'and so are others beside it');
 	is(sequencer_pid($node), $pid, 'by the same worker');
 	my $most = most_memory($watch);

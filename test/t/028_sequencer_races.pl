@@ -158,8 +158,7 @@ END $$});
 	my $succeeded = 0;
 	$succeeded += IPC::Run::finish($_) for @making;
 	is($succeeded, 2, 'tables are made during load');
-	$load->{run}->signal('TERM');
-	finish($load);
+	stop_load($load);
 	ok(all_published($node), 'their events and all others are published');
 	log_is_right($node, 'each once');
 }
@@ -257,8 +256,7 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 		$node->safe_psql('postgres', $_)
 		  for ('REINDEX TABLE CONCURRENTLY orders', 'REINDEX TABLE orders', 'VACUUM FULL orders', 'ANALYZE');
 	}
-	$load->{run}->signal('TERM');
-	finish($load);
+	stop_load($load);
 	ok(all_published($node), 'scanning survives REINDEX and VACUUM FULL');
 	log_is_right($node, 'with nothing lost');
 	$node->append_conf('postgresql.conf', 'daybook.decoding = on');
@@ -471,8 +469,7 @@ INSERT INTO orders (stream_id, type) VALUES ('r-:s', 'Happened');
 } });
 	$open->query_safe(q{COMMIT});
 	$open->quit;
-	$load->{run}->signal('TERM');
-	finish($load);
+	stop_load($load);
 	ok(all_published($node), 'a large transaction among others comes in several passes');
 	log_is_right($node, 'each event once, every stream in its order');
 	is(status($node, 'open_gaps'), 0, 'and no gap is left');
@@ -496,8 +493,7 @@ COMMIT;
 	my $lag = $node->safe_psql('postgres', 'SELECT count(*) FROM orders') - $head;
 	$before = event_count($node);
 	wait_until('more load', sub { event_count($node) > $before + 2000 });
-	$load->{run}->signal('TERM');
-	finish($load);
+	stop_load($load);
 	ok(all_published($node), 'all is published');
 	is($node->safe_psql('postgres', qq{
 		SELECT count(*) FROM daybook.log l JOIN orders o USING (id)

@@ -4,6 +4,7 @@
 # not given out again.
 use strict;
 use warnings;
+use DaybookTest 'wait_for_mode';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -16,17 +17,15 @@ shared_preload_libraries = 'daybook'
 fsync = off
 });
 $node->start;
+my @connection = ('-h', $node->host, '-p', $node->port);
 
 for my $decoding ('on', 'off')
 {
 	$node->append_conf('postgresql.conf', "daybook.decoding = $decoding");
 	$node->restart;
 	my $db = "decoding_$decoding";
-	$node->safe_psql('postgres', "CREATE DATABASE $db");
-	$node->safe_psql($db, q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('orders');
-SELECT daybook.create_event_table('payments');
+	my $mode = $decoding eq 'on' ? 'decoding' : 'scanning';
+	make_database($db, [qw(orders payments)], q{
 INSERT INTO orders (stream_id, type) SELECT 'o-' || i % 3, 'T' FROM generate_series(1, 100) i;
 });
 	wait_for_log($db);
@@ -98,12 +97,9 @@ INSERT INTO orders (stream_id, type) VALUES ('o-after', 'T');
 
 	# a table that comes out of a dump by itself, into a database without its ids
 	my $dump = $node->basedir . "/$db.dump";
-	$node->command_ok([ 'pg_dump', '-h', $node->host, '-p', $node->port, '-t', 'orders', '-f', $dump, $db ], 'pg_dump -t');
+	dump_orders($db, $dump);
 	my $orders = $node->safe_psql($db, 'SELECT * FROM orders ORDER BY id');
-	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
-	$node->safe_psql('elsewhere', q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('payments');
+	make_database('elsewhere', [qw(payments)], q{
 SELECT setval('daybook.event_id_seq', 500);
 INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 });
@@ -131,23 +127,17 @@ INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 	is(problems($db), '', "decoding $decoding: a dropped table that was restored is in the log again");
 
 	# one that has a single event, with an id ahead of the sequence
-	$node->safe_psql('postgres', 'CREATE DATABASE single_source');
-	$node->safe_psql('single_source', q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('orders');
+	make_database('single_source', [qw(orders)], q{
 SELECT setval('daybook.event_id_seq', 500);
 INSERT INTO orders (stream_id, type) VALUES ('o-1', 'T');
 });
 	my $single = $node->basedir . "/$db.single";
-	$node->command_ok([ 'pg_dump', '-h', $node->host, '-p', $node->port, '-t', 'orders', '-f', $single, 'single_source' ], 'pg_dump of a single event');
+	dump_orders('single_source', $single);
 	$node->safe_psql('postgres', 'DROP DATABASE single_source');
-	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
-	$node->safe_psql('elsewhere', q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('payments');
+	make_database('elsewhere', [qw(payments)], q{
 INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 });
-	wait_for_mode('elsewhere', $decoding);
+	wait_for_mode($node, $mode, 'elsewhere', 180) or die "not $mode";
 	$node->safe_psql('elsewhere', "\\i '$single'");
 	($ret, $out, $err) = $node->psql('elsewhere', q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT daybook.register_event_table('orders')});
 	like($err, qr/cannot register an event table at this isolation level/, "decoding $decoding: registering has to see what others commit");
@@ -158,16 +148,11 @@ INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 	$node->safe_psql('postgres', 'DROP DATABASE elsewhere');
 
 	# the events of one table after the rest of a dump, with the log that has them
-	$node->safe_psql('postgres', 'CREATE DATABASE parts_source');
-	$node->safe_psql('parts_source', q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('orders');
-SELECT daybook.create_event_table('payments');
+	make_database('parts_source', [qw(orders payments)], q{
 INSERT INTO orders (stream_id, type) SELECT 'o-' || i % 3, 'T' FROM generate_series(1, 100) i;
 INSERT INTO payments (stream_id, type) SELECT 'p-' || i % 3, 'T' FROM generate_series(1, 100) i;
 });
 	wait_for_log('parts_source');
-	my @connection = ('-h', $node->host, '-p', $node->port);
 	my $parts = $node->basedir . "/$db.parts";
 	$node->command_ok([ 'pg_dump', @connection, '-Fc', '-f', $parts, 'parts_source' ], 'pg_dump');
 	$node->safe_psql('postgres', 'DROP DATABASE parts_source');
@@ -182,7 +167,7 @@ INSERT INTO payments (stream_id, type) SELECT 'p-' || i % 3, 'T' FROM generate_s
 		$node->command_ok([ @restore, '--section=pre-data', $parts ], 'pg_restore of tables');
 		$node->command_ok([ @restore, '--section=post-data', $parts ], '... of their keys and triggers');
 		$node->command_ok([ @restore, '-L', "$parts.first", $parts ], '... of what one of them has, and the log');
-		wait_for_mode('elsewhere', $decoding);
+		wait_for_mode($node, $mode, 'elsewhere', 180) or die "not $mode";
 		$node->command_ok([ @restore, '-L', "$parts.last", $parts ], '... and of the other');
 	}
 	$node->safe_psql('elsewhere', q{INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T')});
@@ -191,10 +176,7 @@ INSERT INTO payments (stream_id, type) SELECT 'p-' || i % 3, 'T' FROM generate_s
 	$node->safe_psql('postgres', 'DROP DATABASE elsewhere');
 
 	# ids that another table has
-	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
-	$node->safe_psql('elsewhere', q{
-CREATE EXTENSION daybook;
-SELECT daybook.create_event_table('payments');
+	make_database('elsewhere', [qw(payments)], q{
 INSERT INTO payments (stream_id, type) VALUES ('p-1', 'T');
 });
 	$node->safe_psql('elsewhere', "\\i '$dump'");
@@ -237,11 +219,21 @@ FROM daybook.log WHERE event_table IN ('orders', 'payments')})
 	return;
 }
 
-sub wait_for_mode
+# A database with the extension and event tables, and what else is said.
+sub make_database
 {
-	my ($db, $decoding) = @_;
-	my $mode = $decoding eq 'on' ? 'decoding' : 'scanning';
-	$node->poll_query_until($db, "SELECT mode = '$mode' FROM daybook.sequencer_status") or die "$db is not $mode";
+	my ($db, $tables, $statements) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, join "\n", 'CREATE EXTENSION daybook;',
+		(map { "SELECT daybook.create_event_table('$_');" } @$tables), $statements);
+	return;
+}
+
+# A dump of table orders alone.
+sub dump_orders
+{
+	my ($db, $file) = @_;
+	$node->command_ok([ 'pg_dump', @connection, '-t', 'orders', '-f', $file, $db ], "pg_dump -t of $db");
 	return;
 }
 

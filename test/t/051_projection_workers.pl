@@ -216,8 +216,7 @@ SELECT daybook.drop_projection('unfinished_:client_id');
 } }, 'postgres', '-c statement_timeout=60s');
 finish($pausing);
 unlike($pausing->{err}, qr/ERROR/, 'pausing never waits for the end of a batch');
-$busy->{run}->signal('TERM');
-finish($busy);
+stop_load($busy);
 
 # A standby shows the projections, and keeps them once it is promoted.
 $node->backup('base');

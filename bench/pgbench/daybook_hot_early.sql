@@ -1,1 +1,0 @@
-INSERT INTO event (stream_id, type, data) VALUES ('hot-1', 'OrderPlaced', :payload);
