@@ -28,17 +28,23 @@
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "sequencer/sequencer_internal.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 #include "varint.h"
+#include "wal_place.h"
 
 /* A round stops decoding after this many events or bytes of them. */
 #define MAX_DECODED_EVENTS	20000
 
 /* Events of one transaction that are kept in memory, encoded. */
 #define MAX_EVENT_BYTES		(256 * 1024)
+
+/* Between looks for WAL that nobody has written yet, in milliseconds. */
+#define WAL_PAUSE			10
 
 #define PGOUTPUT_PROTOCOL	"1"
 
@@ -55,6 +61,8 @@ static void abandon_slot(void);
 static void open_decoding(void);
 static int	read_page(XLogReaderState *reader, XLogRecPtr page, int length,
 					  XLogRecPtr record, char *buffer);
+static int	read_page_to_come(XLogReaderState *reader, XLogRecPtr page, int length,
+							  XLogRecPtr record, char *buffer);
 static void prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
 						  TransactionId xid, bool last);
 static void take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
@@ -131,7 +139,7 @@ create_slot(void)
 	ReplicationSlotCreate(name, true, RS_TEMPORARY, false);
 #endif
 	context = CreateInitDecodingContext("pgoutput", NIL, false, InvalidXLogRecPtr,
-										XL_ROUTINE(.page_read = read_local_xlog_page,
+										XL_ROUTINE(.page_read = read_page_to_come,
 												   .segment_open = wal_segment_open,
 												   .segment_close = wal_segment_close),
 										prepare_write, take_message, NULL);
@@ -202,6 +210,30 @@ read_page(XLogReaderState *reader, XLogRecPtr page, int length,
 	/* the rest of a page that is being filled is read again later */
 	if (!WALRead(reader, buffer, page, count, timeline, &error))
 		WALReadRaiseError(&error);
+	return count;
+}
+
+/*
+ * Waits for WAL to come.  Not by read_local_xlog_page(), which waits for others
+ * to flush, on and on when the postmaster has died: no new server could start.
+ */
+static int
+read_page_to_come(XLogReaderState *reader, XLogRecPtr page, int length,
+				  XLogRecPtr record, char *buffer)
+{
+	int			count;
+
+	while ((count = read_page(reader, page, length, record, buffer)) < 0)
+	{
+		XLogRecPtr	end = WalPlace(GetXLogInsertRecPtr());
+
+		if (end > GetFlushRecPtr(NULL))
+			XLogFlush(end);
+		else
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAL_PAUSE,
+							 PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+	}
 	return count;
 }
 

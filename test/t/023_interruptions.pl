@@ -97,6 +97,31 @@ for my $i (1 .. 4)
 ok(all_published($node), 'all events are published');
 log_is_right($node, 'each once');
 
+# A slot is made while nobody else flushes the WAL, as when the postmaster has died.
+{
+	my $writer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
+	my $before = sequencer_pid($node);
+	my $offset = -s $node->logfile;
+	my $bench = start_pgbench($node, [ '-c', 4, '-T', 3600 ], { unflushed => q{
+BEGIN;
+SELECT pg_current_xact_id();
+\sleep 20 ms
+COMMIT;
+} }, 'postgres', '-c synchronous_commit=off');
+	wait_until('the load', sub {
+		$node->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL') > 1 });
+	kill 'STOP', $writer;
+	kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
+	ok(wait_until('another worker', sub { sequencer_pid($node) !~ /^(|$before)$/ }), 'a sequencer begins');
+	ok(wait_for_mode($node, 'decoding'), 'it makes its slot though the WAL writer stands still');
+	ok(server_log_lines($node, qr/Waiting for transactions/, $offset) > 0, 'having waited for transactions');
+	kill_server($node);
+	kill 'KILL', $writer;
+	stop_load($bench);
+	ok(start_again($node), 'no process outlives the postmaster');
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+}
+
 # The slot loses its WAL, while the sequencer does not get on.
 {
 	$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = 16MB\nmax_wal_size = 64MB\nmin_wal_size = 32MB");
