@@ -105,14 +105,14 @@ extern void VersionCacheInit(void);
 extern bool VersionCacheFind(Relation rel, uint64 hash, text *stream_id,
 							 CachedVersion *found);
 extern WriterState VersionCacheWriterState(const CachedVersion *cached);
-extern void VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version);
+extern bool VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version);
 extern void VersionCacheForget(Relation rel, uint64 hash, text *stream_id);
 extern void VersionCacheForgetAll(Oid database, Oid relid);
 
 /* event_ticket.c */
 extern void EventTicketsSettle(void);
 extern void EventTicketSetPinned(uint64 stream_hash, bool pinned);
-extern void EventTicketLockStream(uint64 stream_hash);
+extern bool EventTicketLockStream(uint64 stream_hash, bool wait);
 extern void EventTicketsLapse(int depth);
 extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
 							 int64 version, bool is_last, TimestampTz recorded_at,

@@ -157,22 +157,23 @@ release_lock(EventTicket *ticket)
 }
 
 /*
- * Locks a stream for the ticket that will be issued next.  The lock belongs
- * to the transaction as a whole, so that it can be released from any of its
- * subtransactions.
+ * Locks a stream for the ticket that will be issued next; false if others have
+ * it locked and we are not to wait.  The lock belongs to the transaction as a
+ * whole, so that it can be released from any of its subtransactions.
  */
-void
-EventTicketLockStream(uint64 stream_hash)
+bool
+EventTicketLockStream(uint64 stream_hash, bool wait)
 {
 	ResourceOwner saved = CurrentResourceOwner;
 	EventTicket *ticket = add_ticket();
+	volatile bool locked = false;
 
 	SET_LOCKTAG_ADVISORY(ticket->lock, MyDatabaseId, (uint32) (stream_hash >> 32),
 						 (uint32) stream_hash, STREAM_LOCK_CLASS);
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	PG_TRY();
 	{
-		(void) LockAcquire(&ticket->lock, ExclusiveLock, false, false);
+		locked = LockAcquire(&ticket->lock, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 	}
 	PG_FINALLY();
 	{
@@ -181,7 +182,10 @@ EventTicketLockStream(uint64 stream_hash)
 	PG_END_TRY();
 
 	/* Counts as redeemed until issued: after a failure the next append settles it. */
-	ticket->locked = true;
+	ticket->locked = locked;
+	if (!locked)
+		ticket_count--;
+	return locked;
 }
 
 /*

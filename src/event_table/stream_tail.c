@@ -81,8 +81,8 @@ typedef struct Tail
 } Tail;
 
 /*
- * Most transactions append to one stream: it is remembered without making a
- * table, until there is another.  The name's buffer is kept for the next transaction.
+ * Most transactions append to one stream: the first is remembered without
+ * making a table.  The name's buffer is kept for the next transaction.
  */
 static StreamEntry single;
 static bool has_single = false;
@@ -96,10 +96,12 @@ static bool has_appended = false;
 
 static StreamKey make_key(Oid relid, text *stream_id);
 static StreamEntry *find_remembered(StreamKey key);
-static void remember(StreamKey key, int64 version);
+static void remember(StreamKey key, int64 version, bool shared);
 static void remember_single(StreamKey key, int64 version);
 static void forget(StreamKey key);
-static bool own_tail(Relation rel, const EventTable *table, StreamKey key, int64 *version);
+static bool entry_is_ours(Relation rel, StreamKey key, int64 *version);
+static bool tail_is_ours(Relation rel, const EventTable *table, text *stream_id,
+						 int64 *version);
 static bool find_settled_entry(Relation rel, StreamKey key, int64 *version);
 static int64 find_settled_tail(Relation rel, const EventTable *table, text *stream_id);
 static bool ended_before(TransactionId xid);
@@ -123,34 +125,42 @@ StreamTailLock(Relation rel, const EventTable *table, text *stream_id, bool *loc
 	entry = find_remembered(key);
 	if (entry)
 		return entry->version;
-	if (has_appended && own_tail(rel, table, key, &version))
+	if (has_appended && entry_is_ours(rel, key, &version))
 		return version;
 
-	EventTicketLockStream(key.hash);
+	/* while others wait for a row of ours, they have the lock */
+	if (!EventTicketLockStream(key.hash, !has_appended))
+	{
+		if (tail_is_ours(rel, table, stream_id, &version))
+			return version;
+		(void) EventTicketLockStream(key.hash, true);
+	}
 	*locked = true;
 	if (find_settled_entry(rel, key, &version))
 		return version;
 	return find_settled_tail(rel, table, stream_id);
 }
 
-/* Is the stream's last row this transaction's, though it is not remembered? */
 static bool
-own_tail(Relation rel, const EventTable *table, StreamKey key, int64 *version)
+entry_is_ours(Relation rel, StreamKey key, int64 *version)
 {
 	CachedVersion cached;
-	Relation	index;
+
+	if (!VersionCacheFind(rel, key.hash, key.stream_id, &cached) ||
+		VersionCacheWriterState(&cached) != WRITER_OURS)
+		return false;
+	*version = cached.version;
+	return true;
+}
+
+/* Is the stream's last row this transaction's, though it is not remembered? */
+static bool
+tail_is_ours(Relation rel, const EventTable *table, text *stream_id, int64 *version)
+{
+	Relation	index = index_open(table->stream_index, RowExclusiveLock);
 	Tail		tail;
 
-	if (VersionCacheFind(rel, key.hash, key.stream_id, &cached))
-	{
-		WriterState state = VersionCacheWriterState(&cached);
-
-		*version = cached.version;
-		if (state != WRITER_UNKNOWN)
-			return state == WRITER_OURS;
-	}
-	index = index_open(table->stream_index, RowExclusiveLock);
-	probe(rel, index, key.stream_id, &tail);
+	probe(rel, index, stream_id, &tail);
 	index_close(index, NoLock);
 	*version = tail.version;
 	return TransactionIdIsCurrentTransactionId(tail.xmin);
@@ -242,7 +252,7 @@ StreamTailPin(Relation rel, const EventTable *table, text *stream_id, StreamPin 
 	if (pin->locked)
 	{
 		EventTicketSetPinned(key.hash, true);
-		remember(key, version);
+		remember(key, version, false);
 	}
 	return version;
 }
@@ -312,16 +322,17 @@ StreamTailConfirm(Relation rel, text *stream_id, int64 version, bool is_last,
 				  bool speculative)
 {
 	StreamKey	key = make_key(RelationGetRelid(rel), stream_id);
+	bool		shared = false;
 
 	has_appended = true;
-	if (is_last)
-		remember(key, version);
-	else
-		forget(key);
 	if (is_last && !speculative)
-		VersionCacheStore(rel, key.hash, stream_id, version);
+		shared = VersionCacheStore(rel, key.hash, stream_id, version);
 	else
 		VersionCacheForget(rel, key.hash, stream_id);
+	if (is_last)
+		remember(key, version, shared);
+	else
+		forget(key);
 }
 
 /* What is remembered of the stream is not, or no longer, so. */
@@ -342,15 +353,23 @@ find_remembered(StreamKey key)
 	return streams ? streamhash_lookup(streams, key) : NULL;
 }
 
+/* Versions that are remembered in shared memory too need no table here. */
 static void
-remember(StreamKey key, int64 version)
+remember(StreamKey key, int64 version, bool shared)
 {
 	StreamEntry *entry;
 	bool		found;
 
-	if (streams == NULL && (!has_single || keys_equal(single.key, key)))
+	if (has_single ? keys_equal(single.key, key) : streams == NULL)
 	{
 		remember_single(key, version);
+		return;
+	}
+	if (shared)
+	{
+		entry = streams ? streamhash_lookup(streams, key) : NULL;
+		if (entry)
+			entry->version = version;
 		return;
 	}
 	if (streams && streams->members >= MAX_CACHED_STREAMS)
@@ -364,11 +383,6 @@ remember(StreamKey key, int64 version)
 											   "daybook streams appended to",
 											   ALLOCSET_DEFAULT_SIZES);
 		streams = streamhash_create(stream_context, 64, NULL);
-	}
-	if (has_single)
-	{
-		has_single = false;
-		remember(single.key, single.version);
 	}
 	entry = streamhash_insert(streams, key, &found);
 	if (!found)

@@ -15,7 +15,8 @@
  * around, so the entries go when a table is dropped or a database is made.
  *
  * The memory is divided into sets, of which the stream's hash chooses one;
- * in a full set the entries make room in turn.
+ * in a full set the entries make room in turn.  Within a set the other half of
+ * the hash tells which entry to look at: most looks touch two cache lines.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,14 +40,13 @@
 /* Streams with longer names are looked up in the index. */
 #define MAX_NAME_LENGTH		59
 
-#define SET_SIZE			4
+#define SET_SIZE			8
 
 /* Transactions so long ago are not asked about: their xids may come again. */
 #define MAX_WRITER_AGE		(UINT64CONST(1) << 30)
 
 typedef struct CacheEntry
 {
-	uint64		hash;
 	FullTransactionId writer;	/* invalid: free */
 	int64		version;
 	Oid			database;
@@ -60,6 +60,7 @@ typedef struct CacheSet
 {
 	slock_t		mutex;			/* held for a comparison or a copy of an entry */
 	uint8		next_victim;
+	uint32		tags[SET_SIZE]; /* of the entries */
 	CacheEntry	entries[SET_SIZE];
 } CacheSet;
 
@@ -67,6 +68,7 @@ static CacheSet *sets = NULL;
 static uint64 nsets = 0;
 
 static CacheSet *set_of(uint64 hash);
+static uint32 tag_of(uint64 hash);
 static CacheEntry *find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id);
 static CacheEntry *choose_victim(CacheSet *set);
 static bool is_cacheable(text *stream_id);
@@ -133,6 +135,8 @@ VersionCacheWriterState(const CachedVersion *cached)
 {
 	TransactionId xid = XidFromFullTransactionId(cached->writer);
 
+	if (FullTransactionIdEquals(cached->writer, GetTopFullTransactionIdIfAny()))
+		return WRITER_OURS;
 	if (U64FromFullTransactionId(ReadNextFullTransactionId()) -
 		U64FromFullTransactionId(cached->writer) > MAX_WRITER_AGE)
 		return WRITER_UNKNOWN;
@@ -157,8 +161,8 @@ has_committed(FullTransactionId writer)
 	return committed;
 }
 
-/* This transaction is about to store the stream's next row. */
-void
+/* This transaction is about to store the stream's next row.  False: not remembered. */
+bool
 VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version)
 {
 	CacheSet   *set = set_of(hash);
@@ -166,14 +170,14 @@ VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version)
 	CacheEntry *entry;
 
 	if (set == NULL || !is_cacheable(stream_id))
-		return;
+		return false;
 	writer = GetCurrentFullTransactionId();
 	SpinLockAcquire(&set->mutex);
 	entry = find_entry(set, rel, hash, stream_id);
 	if (entry == NULL)
 	{
 		entry = choose_victim(set);
-		entry->hash = hash;
+		set->tags[entry - set->entries] = tag_of(hash);
 		entry->database = MyDatabaseId;
 		entry->relid = RelationGetRelid(rel);
 		entry->file = rel->rd_rel->relfilenode;
@@ -183,6 +187,7 @@ VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version)
 	entry->writer = writer;
 	entry->version = version;
 	SpinLockRelease(&set->mutex);
+	return true;
 }
 
 /* A row is about to be stored that may turn out not to be the stream's last. */
@@ -226,17 +231,25 @@ VersionCacheForgetAll(Oid database, Oid relid)
 static CacheSet *
 set_of(uint64 hash)
 {
-	return nsets == 0 ? NULL : &sets[hash % nsets];
+	return nsets == 0 ? NULL : &sets[(uint32) hash % nsets];
+}
+
+static uint32
+tag_of(uint64 hash)
+{
+	return (uint32) (hash >> 32);
 }
 
 static CacheEntry *
 find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id)
 {
+	uint32		tag = tag_of(hash);
+
 	for (int i = 0; i < SET_SIZE; i++)
 	{
 		CacheEntry *entry = &set->entries[i];
 
-		if (entry->hash == hash && FullTransactionIdIsValid(entry->writer) &&
+		if (set->tags[i] == tag && FullTransactionIdIsValid(entry->writer) &&
 			entry->relid == RelationGetRelid(rel) &&
 			entry->database == MyDatabaseId &&
 			entry->file == rel->rd_rel->relfilenode &&
