@@ -9,6 +9,10 @@
  * snapshot and only note relation and id of each event; all else is done
  * afterwards in an ordinary transaction.
  *
+ * Of a large transaction pgoutput hands over what there is while it is still
+ * in progress, so that its rows need not be kept; what its subtransactions
+ * roll back later is taken out when it has committed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,6 +33,7 @@
 #include "replication/slot.h"
 #include "sequencer/sequencer_internal.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -46,14 +51,31 @@
 /* Between looks for WAL that nobody has written yet, in milliseconds. */
 #define WAL_PAUSE			10
 
-#define PGOUTPUT_PROTOCOL	"1"
+/* The first one that knows of transactions in progress. */
+#define PGOUTPUT_PROTOCOL	"2"
+
+/* Stands for a relation where the next number is the xid of what follows. */
+#define XID_MARK			1
+
+/* Where the replay of a transaction's events has come to. */
+typedef struct EventReplay
+{
+	DecodedTransaction *transaction;
+	Oid			relid;
+	int64		id;
+	bool		skip;			/* rolled back */
+	DecodedEventCallback callback;
+	void	   *arg;
+} EventReplay;
 
 static LogicalDecodingContext *decoding = NULL;
 static ResourceOwner decode_owner = NULL;
 static MemoryContext decode_context = NULL;	/* what has been decoded */
 static MemoryContext message_context = NULL;
 static List *transactions = NIL;
+static List *in_progress = NIL; /* transactions handed over in parts */
 static DecodedTransaction *open_transaction = NULL;
+static bool in_part = false;	/* the open transaction is one of those */
 static int64 pending_events = 0;	/* not handed over yet */
 
 static void create_slot(void);
@@ -69,11 +91,19 @@ static void take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
 						 TransactionId xid, bool last);
 static void take_begin(StringInfo message);
 static void take_commit(StringInfo message);
+static void take_part_begin(StringInfo message);
+static void take_part_end(void);
+static void take_commit_of_parts(StringInfo message);
+static void take_abort(StringInfo message);
 static void take_insert(StringInfo message);
-static void note_event(Oid relid, int64 id);
+static DecodedTransaction *make_transaction(TransactionId xid);
+static DecodedTransaction *find_in_progress(TransactionId xid);
+static void hand_over(DecodedTransaction *transaction, const LogicalRepCommitData *commit);
+static void mark_xid(DecodedTransaction *transaction, TransactionId xid);
+static void note_event(DecodedTransaction *transaction, Oid relid, int64 id);
 static void spill(DecodedTransaction *transaction);
-static void replay_events(StringInfo events, Oid *relid, int64 *id,
-						  DecodedEventCallback callback, void *arg);
+static void replay_events(StringInfo events, EventReplay *replay);
+static bool was_rolled_back(DecodedTransaction *transaction, TransactionId xid);
 
 /*
  * Tries to open a slot and to find the point from which it decodes.  That
@@ -183,6 +213,7 @@ open_decoding(void)
 	options = lappend(options, makeDefElem("publication_names",
 										   (Node *) makeString(DAYBOOK_PUBLICATION), -1));
 	options = lappend(options, makeDefElem("binary", (Node *) makeString("true"), -1));
+	options = lappend(options, makeDefElem("streaming", (Node *) makeString("on"), -1));
 	decoding = CreateDecodingContext(InvalidXLogRecPtr, options, false,
 									 XL_ROUTINE(.page_read = read_page,
 												.segment_open = wal_segment_open,
@@ -312,6 +343,18 @@ take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
 		case LOGICAL_REP_MSG_INSERT:
 			take_insert(&message);
 			break;
+		case LOGICAL_REP_MSG_STREAM_START:
+			take_part_begin(&message);
+			break;
+		case LOGICAL_REP_MSG_STREAM_STOP:
+			take_part_end();
+			break;
+		case LOGICAL_REP_MSG_STREAM_COMMIT:
+			take_commit_of_parts(&message);
+			break;
+		case LOGICAL_REP_MSG_STREAM_ABORT:
+			take_abort(&message);
+			break;
 		default:
 			break;				/* relations, types and origins tell us nothing */
 	}
@@ -325,11 +368,7 @@ take_begin(StringInfo message)
 	LogicalRepBeginData begin;
 
 	logicalrep_read_begin(message, &begin);
-	MemoryContextSwitchTo(decode_context);
-	open_transaction = palloc0(sizeof(DecodedTransaction));
-	open_transaction->xid = begin.xid;
-	open_transaction->committed_at = begin.committime;
-	initStringInfo(&open_transaction->events);
+	open_transaction = make_transaction(begin.xid);
 }
 
 static void
@@ -338,18 +377,71 @@ take_commit(StringInfo message)
 	LogicalRepCommitData commit;
 
 	logicalrep_read_commit(message, &commit);
-	open_transaction->commit_lsn = commit.end_lsn;
-	MemoryContextSwitchTo(decode_context);
-	if (open_transaction->event_count > 0)
-		transactions = lappend(transactions, open_transaction);
-	else
-		DecodedFree(open_transaction);
+	hand_over(open_transaction, &commit);
 	open_transaction = NULL;
+}
+
+static void
+take_part_begin(StringInfo message)
+{
+	bool		is_first;
+	TransactionId xid = logicalrep_read_stream_start(message, &is_first);
+
+	in_part = true;
+	open_transaction = find_in_progress(xid);
+	if (open_transaction)
+		return;
+	open_transaction = make_transaction(xid);
+	MemoryContextSwitchTo(decode_context);
+	in_progress = lappend(in_progress, open_transaction);
+}
+
+static void
+take_part_end(void)
+{
+	in_part = false;
+	open_transaction = NULL;
+}
+
+static void
+take_commit_of_parts(StringInfo message)
+{
+	LogicalRepCommitData commit;
+	DecodedTransaction *transaction = find_in_progress(logicalrep_read_stream_commit(message, &commit));
+
+	if (transaction == NULL)
+		return;
+	in_progress = list_delete_ptr(in_progress, transaction);
+	if (transaction->rolled_back.len > 0)
+		qsort(transaction->rolled_back.data, transaction->rolled_back.len / sizeof(TransactionId),
+			  sizeof(TransactionId), xidComparator);
+	hand_over(transaction, &commit);
+}
+
+static void
+take_abort(StringInfo message)
+{
+	DecodedTransaction *transaction = find_in_progress(pq_getmsgint(message, 4));
+	TransactionId xid = pq_getmsgint(message, 4);
+
+	if (transaction == NULL)
+		return;
+	if (xid == transaction->xid)
+	{
+		in_progress = list_delete_ptr(in_progress, transaction);
+		DecodedFree(transaction);
+		return;
+	}
+	MemoryContextSwitchTo(decode_context);
+	if (transaction->rolled_back.data == NULL)
+		initStringInfo(&transaction->rolled_back);
+	appendBinaryStringInfo(&transaction->rolled_back, (char *) &xid, sizeof(xid));
 }
 
 static void
 take_insert(StringInfo message)
 {
+	TransactionId xid = in_part ? pq_getmsgint(message, 4) : InvalidTransactionId;
 	LogicalRepTupleData row;
 	LogicalRepRelId relid = logicalrep_read_insert(message, &row);
 	uint64		id;
@@ -359,7 +451,56 @@ take_insert(StringInfo message)
 		row.colvalues[0].len != sizeof(id))
 		return;
 	memcpy(&id, row.colvalues[0].data, sizeof(id));
-	note_event(relid, pg_ntoh64(id));
+	MemoryContextSwitchTo(decode_context);
+	if (xid != open_transaction->last_xid)
+		mark_xid(open_transaction, xid);
+	note_event(open_transaction, relid, pg_ntoh64(id));
+}
+
+static DecodedTransaction *
+make_transaction(TransactionId xid)
+{
+	MemoryContext old = MemoryContextSwitchTo(decode_context);
+	DecodedTransaction *transaction = palloc0(sizeof(DecodedTransaction));
+
+	transaction->xid = xid;
+	initStringInfo(&transaction->events);
+	MemoryContextSwitchTo(old);
+	return transaction;
+}
+
+static DecodedTransaction *
+find_in_progress(TransactionId xid)
+{
+	ListCell   *lc;
+
+	foreach(lc, in_progress)
+		if (((DecodedTransaction *) lfirst(lc))->xid == xid)
+			return lfirst(lc);
+	return NULL;
+}
+
+static void
+hand_over(DecodedTransaction *transaction, const LogicalRepCommitData *commit)
+{
+	if (transaction->event_count == 0)
+	{
+		DecodedFree(transaction);
+		return;
+	}
+	transaction->commit_lsn = commit->end_lsn;
+	transaction->committed_at = commit->committime;
+	pending_events += transaction->event_count;
+	MemoryContextSwitchTo(decode_context);
+	transactions = lappend(transactions, transaction);
+}
+
+static void
+mark_xid(DecodedTransaction *transaction, TransactionId xid)
+{
+	AppendVarint(&transaction->events, XID_MARK);
+	AppendVarint(&transaction->events, xid);
+	transaction->last_xid = xid;
 }
 
 /*
@@ -367,17 +508,13 @@ take_insert(StringInfo message)
  * and the distance from the id before.
  */
 static void
-note_event(Oid relid, int64 id)
+note_event(DecodedTransaction *transaction, Oid relid, int64 id)
 {
-	DecodedTransaction *transaction = open_transaction;
-
-	MemoryContextSwitchTo(decode_context);
 	AppendVarint(&transaction->events, relid == transaction->last_relid ? 0 : relid);
 	AppendZigzag(&transaction->events, id - transaction->last_id);
 	transaction->last_relid = relid;
 	transaction->last_id = id;
 	transaction->event_count++;
-	pending_events++;
 	if (transaction->events.len >= MAX_EVENT_BYTES)
 		spill(transaction);
 }
@@ -435,6 +572,8 @@ DecodedFree(DecodedTransaction *transaction)
 	if (transaction->spilled)
 		BufFileClose(transaction->spilled);
 	pfree(transaction->events.data);
+	if (transaction->rolled_back.data)
+		pfree(transaction->rolled_back.data);
 	pfree(transaction);
 }
 
@@ -442,8 +581,7 @@ DecodedFree(DecodedTransaction *transaction)
 void
 DecodedEvents(DecodedTransaction *transaction, DecodedEventCallback callback, void *arg)
 {
-	Oid			relid = InvalidOid;
-	int64		id = 0;
+	EventReplay replay = {.transaction = transaction, .callback = callback, .arg = arg};
 
 	if (transaction->spilled)
 	{
@@ -464,30 +602,46 @@ DecodedEvents(DecodedTransaction *transaction, DecodedEventCallback callback, vo
 						(errcode(ERRCODE_DATA_CORRUPTED),
 						 errmsg("file of decoded events ends too soon")));
 			part.len = length;
-			replay_events(&part, &relid, &id, callback, arg);
+			replay_events(&part, &replay);
 		}
 		pfree(part.data);
 	}
-	replay_events(&transaction->events, &relid, &id, callback, arg);
+	replay_events(&transaction->events, &replay);
 }
 
 static void
-replay_events(StringInfo events, Oid *relid, int64 *id,
-			  DecodedEventCallback callback, void *arg)
+replay_events(StringInfo events, EventReplay *replay)
 {
 	const unsigned char *next = (const unsigned char *) events->data;
 	const unsigned char *end = next + events->len;
 	uint64		table;
+	uint64		xid;
 	int64		step;
 
 	while (next < end)
 	{
-		if (!ReadVarint(&next, end, &table) || !ReadZigzag(&next, end, &step))
+		if (!ReadVarint(&next, end, &table) ||
+			!(table == XID_MARK ? ReadVarint(&next, end, &xid) : ReadZigzag(&next, end, &step)))
 			elog(ERROR, "decoded events are cut off");
 		CHECK_FOR_INTERRUPTS();
+		if (table == XID_MARK)
+		{
+			replay->skip = was_rolled_back(replay->transaction, (TransactionId) xid);
+			continue;
+		}
 		if (table != 0)
-			*relid = (Oid) table;
-		*id += step;
-		callback(*relid, *id, arg);
+			replay->relid = (Oid) table;
+		replay->id += step;
+		if (!replay->skip)
+			replay->callback(replay->relid, replay->id, replay->arg);
 	}
+}
+
+static bool
+was_rolled_back(DecodedTransaction *transaction, TransactionId xid)
+{
+	return transaction->rolled_back.len > 0 &&
+		bsearch(&xid, transaction->rolled_back.data,
+				   transaction->rolled_back.len / sizeof(TransactionId),
+				   sizeof(TransactionId), xidComparator) != NULL;
 }

@@ -148,26 +148,79 @@ COMMIT;
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots}), 1, 'no slot is left behind');
 }
 
-# Transactions that are decoded in parts on disk.
+# Large transactions, which are decoded in parts while they are in progress:
+# rolled back as a whole or by savepoints, nested, prepared, over two tables,
+# with rows passed over, and with values out of line.
 {
-	$node->append_conf('postgresql.conf', 'logical_decoding_work_mem = 64kB');
-	$node->restart;
 	my $before = event_count($node);
-	my $bench = start_pgbench($node, [ '-c', 4, '-T', 3600 ], { spilled => q{
+	my $rows = 'generate_series(1, 4000) i';
+	my $bench = start_pgbench($node, [ '-c', 6, '-T', 3600 ], {
+		'savepoint@3' => qq{
 BEGIN;
-INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Happened' FROM generate_series(1, 1500) i;
+INSERT INTO orders (stream_id, type) SELECT format('part-%s-%s', :client_id, i % 10), 'Happened' FROM $rows;
 SAVEPOINT a;
-INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Undone' FROM generate_series(1, 1500) i;
+INSERT INTO orders (stream_id, type) SELECT format('part-%s-%s', :client_id, i % 10), 'Undone' FROM $rows;
 ROLLBACK TO a;
-INSERT INTO orders (stream_id, type) SELECT format('spill-%s-%s', :client_id, i % 10), 'Happened' FROM generate_series(1, 500) i;
+INSERT INTO orders (stream_id, type) SELECT format('part-%s-%s', :client_id, i % 10), 'Happened' FROM generate_series(1, 500) i;
 COMMIT;
+},
+		'nested@2' => q{
+DO $$
+BEGIN
+	FOR i IN 1 .. 60 LOOP
+		BEGIN
+			INSERT INTO orders (stream_id, type) SELECT 'nested-:client_id-' || j % 7, 'Tried' FROM generate_series(1, 100) j;
+			BEGIN
+				INSERT INTO invoices (stream_id, type) SELECT 'nested-:client_id-' || j % 7, 'Tried' FROM generate_series(1, 30) j;
+				IF i % 2 = 0 THEN RAISE division_by_zero; END IF;
+			EXCEPTION WHEN division_by_zero THEN NULL;
+			END;
+			INSERT INTO orders (stream_id, type) VALUES ('nested-:client_id', 'Between');
+			IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
+		EXCEPTION WHEN division_by_zero THEN NULL;
+		END;
+	END LOOP;
+END $$;
+},
+		'undone@2' => qq{
+BEGIN;
+INSERT INTO orders (stream_id, type) SELECT format('undone-%s-%s', :client_id, i % 10), 'Undone' FROM $rows;
+ROLLBACK;
+},
+		'prepared@2' => qq{
+\\set keep random(0, 1)
+BEGIN;
+INSERT INTO invoices (stream_id, type) SELECT format('prepared-%s-%s', :client_id, i % 10), 'Prepared' FROM $rows;
+PREPARE TRANSACTION 'parts:client_id';
+\\if :keep
+COMMIT PREPARED 'parts:client_id';
+\\else
+ROLLBACK PREPARED 'parts:client_id';
+\\endif
+},
+		'passed_over@1' => qq{
+INSERT INTO orders (stream_id, version, type) SELECT format('passed-%s-%s', :client_id, (i - 1) % 10), 1 + (i - 1) / 10, 'Once' FROM $rows ON CONFLICT DO NOTHING;
+},
+		'out_of_line@1' => q{
+INSERT INTO orders (stream_id, type, data)
+SELECT format('long-%s-%s', :client_id, i % 10), 'Happened', jsonb_build_object('text', (SELECT string_agg(md5(i || '-' || j), '') FROM generate_series(1, 100) j))
+FROM generate_series(1, 300) i;
+},
+		'single@6' => q{
+INSERT INTO orders (stream_id, type) VALUES ('single-:client_id', 'Happened');
 } });
-	wait_until('load', sub { event_count($node) > $before + 30_000 });
-	kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
-	$before = event_count($node);
-	wait_until('load', sub { event_count($node) > $before + 30_000 });
+	my $in_parts = 'SELECT coalesce(sum(stream_txns), 0) FROM pg_stat_replication_slots';
+	for my $i (1 .. 3)
+	{
+		wait_until('load', sub { event_count($node) > $before + 40_000 }, 300);
+		ok(wait_until('parts', sub { $node->safe_psql('postgres', $in_parts) > 5 }), 'transactions are decoded in parts');
+		kill_backend($node, 'TERM', q{backend_type = 'daybook sequencer'});
+		$before = event_count($node);
+	}
 	stop_load($bench);
-	ok(all_published($node), 'transactions larger than logical_decoding_work_mem are published');
+	$node->safe_psql('postgres', "COMMIT PREPARED '$_'")
+	  for split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts');
+	ok(all_published($node), 'they are published');
 	log_is_right($node, 'each event once');
 }
 

@@ -142,7 +142,7 @@ for my $level (qw(replica logical minimal logical))
 		'work_mem = 64',
 		'search_path = nowhere',
 		'synchronous_commit = off',
-		'logical_decoding_work_mem = 64');
+		'logical_decoding_work_mem = 1GB');
 	my $reset = 'SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE;
 		SET lock_timeout = 0; SET session_replication_role = origin;
 		SET temp_file_limit = -1; SET work_mem = 4096; SET search_path = public;';

@@ -14,7 +14,6 @@ my $node = new_node('large', conf => q{
 fsync = off
 max_wal_size = 8GB
 autovacuum_naptime = 1s
-logical_decoding_work_mem = 64MB
 });
 $node->safe_psql('postgres', q{SELECT daybook.create_event_table('orders')});
 
