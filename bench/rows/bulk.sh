@@ -14,7 +14,7 @@ make_bulk_source() {
 	sql -c "COPY source TO '$server/plain.copy'" -c "COPY source (stream_id, type, data) TO '$server/daybook.copy'"
 }
 
-# Both begin with empty tables each time.
+# Both begin with empty tables each time; the log keeps the events of those before.
 bulk_prepare() {
 	sql -o /dev/null <<-SQL
 		DROP TABLE IF EXISTS plain_event;
@@ -25,6 +25,7 @@ bulk_prepare() {
 		\\i $bench/schema.sql
 		CHECKPOINT;
 	SQL
+	log_before=$(ask "SELECT pg_total_relation_size('daybook.log_segment')")
 }
 
 bulk_load() {
@@ -38,12 +39,12 @@ bulk_load() {
 	*-daybook) sql -c "INSERT INTO event (stream_id, type, data) SELECT stream_id, type, data FROM source" ;;
 	*-daybook_expected) sql -c "INSERT INTO event (stream_id, version, type, data) SELECT stream_id, version, type, data FROM source" ;;
 	esac
-		rate=$((events * 1000000000 / ($(date +%s%N) - began)))
+	rate=$((events * 1000000000 / ($(date +%s%N) - began)))
 	record_stored "$1"
 }
 
 row_bulk() {
-	local statement before_each=bulk_prepare
+	local statement log_before before_each=bulk_prepare
 	make_bulk_source
 	for statement in COPY "INSERT ... SELECT"; do
 		take_turns "$statement of $BULK_EVENTS events" "$BULK_EVENTS" bulk_load plain daybook daybook_expected

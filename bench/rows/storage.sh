@@ -4,11 +4,12 @@
 add_row storage "bytes stored for an event that is appended by itself, with indexes and log"
 add_row history "appends to a table with much history, against one with little"
 
-# stored_bytes VARIANT: tables, indexes and TOAST, and the log with its index.
+# stored_bytes VARIANT: tables, indexes and TOAST, and what the log and its index
+# have grown by since it had log_before bytes.
 stored_bytes() {
 	case $1 in
 	plain) ask "SELECT pg_total_relation_size('plain_event')" ;;
-	daybook*) ask "SELECT pg_total_relation_size('event') + pg_total_relation_size('daybook.log_segment')" ;;
+	daybook*) ask "SELECT pg_total_relation_size('event') + pg_total_relation_size('daybook.log_segment') - ${log_before:-0}" ;;
 	message_db) ask "SELECT pg_total_relation_size('message_store.messages')" ;;
 	emmett) ask "SELECT sum(pg_total_relation_size(of.relid))
 		FROM (VALUES ('emt_messages'::regclass), ('emt_streams')) AS parent (relid), pg_partition_tree(parent.relid) AS of" ;;
