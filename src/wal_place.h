@@ -15,8 +15,10 @@ static inline XLogRecPtr
 WalPlace(XLogRecPtr lsn)
 {
 	XLogRecPtr	page = lsn - lsn % XLOG_BLCKSZ;
+	uint32		header = XLogSegmentOffset(page, wal_segment_size) == 0 ?
+		SizeOfXLogLongPHD : SizeOfXLogShortPHD;
 
-	return lsn - page <= SizeOfXLogLongPHD ? page : lsn;
+	return lsn - page == header ? page : lsn;
 }
 
 #endif							/* DAYBOOK_WAL_PLACE_H */

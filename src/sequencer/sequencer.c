@@ -124,7 +124,10 @@ static const struct
 	{"logical_decoding_work_mem", "1MB"},
 	{"search_path", "pg_catalog"},
 	{"session_replication_role", "origin"},
-	{"temp_file_limit", "-1"}
+	{"temp_file_limit", "-1"},
+
+	/* not to be looked up in catalogs while a transaction in progress is decoded */
+	{"temp_tablespaces", ""}
 };
 
 static Sequencer seq;

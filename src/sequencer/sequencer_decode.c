@@ -10,13 +10,14 @@
  * afterwards in an ordinary transaction.
  *
  * Of a large transaction pgoutput hands over what there is while it is still
- * in progress, so that its rows need not be kept; what its subtransactions
- * roll back later is taken out when it has committed.
+ * in progress, so that its rows need not be kept.  What its subtransactions
+ * roll back is passed over when it has committed.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogreader.h"
@@ -33,7 +34,6 @@
 #include "replication/slot.h"
 #include "sequencer/sequencer_internal.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -412,30 +412,20 @@ take_commit_of_parts(StringInfo message)
 	if (transaction == NULL)
 		return;
 	in_progress = list_delete_ptr(in_progress, transaction);
-	if (transaction->rolled_back.len > 0)
-		qsort(transaction->rolled_back.data, transaction->rolled_back.len / sizeof(TransactionId),
-			  sizeof(TransactionId), xidComparator);
 	hand_over(transaction, &commit);
 }
 
+/* Of a subtransaction it is not always told, so its state is asked for later. */
 static void
 take_abort(StringInfo message)
 {
 	DecodedTransaction *transaction = find_in_progress(pq_getmsgint(message, 4));
 	TransactionId xid = pq_getmsgint(message, 4);
 
-	if (transaction == NULL)
+	if (transaction == NULL || transaction->xid != xid)
 		return;
-	if (xid == transaction->xid)
-	{
-		in_progress = list_delete_ptr(in_progress, transaction);
-		DecodedFree(transaction);
-		return;
-	}
-	MemoryContextSwitchTo(decode_context);
-	if (transaction->rolled_back.data == NULL)
-		initStringInfo(&transaction->rolled_back);
-	appendBinaryStringInfo(&transaction->rolled_back, (char *) &xid, sizeof(xid));
+	in_progress = list_delete_ptr(in_progress, transaction);
+	DecodedFree(transaction);
 }
 
 static void
@@ -572,8 +562,6 @@ DecodedFree(DecodedTransaction *transaction)
 	if (transaction->spilled)
 		BufFileClose(transaction->spilled);
 	pfree(transaction->events.data);
-	if (transaction->rolled_back.data)
-		pfree(transaction->rolled_back.data);
 	pfree(transaction);
 }
 
@@ -637,11 +625,13 @@ replay_events(StringInfo events, EventReplay *replay)
 	}
 }
 
+/*
+ * The transaction has ended for others, and its commit includes those of its
+ * subtransactions that committed.  Their state is kept as long as the slot
+ * holds back the horizon of the catalogs.
+ */
 static bool
 was_rolled_back(DecodedTransaction *transaction, TransactionId xid)
 {
-	return transaction->rolled_back.len > 0 &&
-		bsearch(&xid, transaction->rolled_back.data,
-				   transaction->rolled_back.len / sizeof(TransactionId),
-				   sizeof(TransactionId), xidComparator) != NULL;
+	return xid != transaction->xid && !TransactionIdDidCommit(xid);
 }

@@ -84,7 +84,6 @@ typedef struct DecodedTransaction
 	Oid			last_relid;
 	int64		last_id;
 	TransactionId last_xid;		/* (sub)transaction of the last event, once one has been marked */
-	StringInfoData rolled_back; /* xids of subtransactions whose events do not count */
 } DecodedTransaction;
 
 typedef void (*DecodedEventCallback) (Oid relid, int64 id, void *arg);

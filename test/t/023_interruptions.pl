@@ -148,6 +148,29 @@ COMMIT;
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots}), 1, 'no slot is left behind');
 }
 
+# What a savepoint rolls back of a transaction that is decoded in parts, some
+# of which PostgreSQL has had to put on disk in between: rows that are not
+# complete yet, because they have values out of line or may be taken back.
+{
+	my @undone = (
+		q{SELECT 'Undone', 'undone', 1, jsonb_build_object('text', string_agg(md5(i::text), '')) FROM generate_series(1, 400000) i},
+		map { "SELECT 'Undone', 'undone', i, jsonb_build_object('text', repeat('x', $_)) FROM generate_series(1, 5000) i ON CONFLICT DO NOTHING" } 1 .. 6);
+
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	for my $rows (@undone)
+	{
+		$node->safe_psql('postgres', qq{
+BEGIN;
+SAVEPOINT a;
+INSERT INTO orders (type, stream_id, version, data) $rows;
+ROLLBACK TO a;
+INSERT INTO orders (type, stream_id) VALUES ('Done', 'done');
+COMMIT});
+	}
+	ok(all_published($node), 'they are published');
+	log_is_right($node, 'nothing that was rolled back');
+}
+
 # Large transactions, which are decoded in parts while they are in progress:
 # rolled back as a whole or by savepoints, nested, prepared, over two tables,
 # with rows passed over, and with values out of line.

@@ -14,7 +14,11 @@ my $node = new_node('large', conf => q{
 fsync = off
 max_wal_size = 8GB
 autovacuum_naptime = 1s
+allow_in_place_tablespaces = on
 });
+$node->safe_psql('postgres', q{CREATE TABLESPACE elsewhere LOCATION ''});
+$node->safe_psql('postgres', q{ALTER SYSTEM SET temp_tablespaces = 'elsewhere'});
+$node->restart;
 $node->safe_psql('postgres', q{SELECT daybook.create_event_table('orders')});
 
 my $one = { one => q{
