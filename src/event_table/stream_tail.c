@@ -11,7 +11,7 @@
  * in the order in which they came.
  *
  * A transaction whose own row is the last of the stream needs no lock for the
- * next: nobody else can get past that row.  It must not ask for the lock
+ * next: nobody else can get past that row.  It must not wait for the lock
  * either, since who waits for it may be holding it.
  *
  *-------------------------------------------------------------------------
@@ -258,8 +258,8 @@ StreamTailPin(Relation rel, const EventTable *table, text *stream_id, StreamPin 
 }
 
 /*
- * unused: no row was written.  If the pin has the lock, the tail is not this
- * transaction's and must not be remembered without it.
+ * unused: no row was written.  If the pin has the lock, the tail need not be
+ * this transaction's and must not be remembered without it.
  */
 void
 StreamTailUnpin(const StreamPin *pin, bool unused)
