@@ -166,14 +166,15 @@ EventTicketLockStream(uint64 stream_hash, bool wait)
 {
 	ResourceOwner saved = CurrentResourceOwner;
 	EventTicket *ticket = add_ticket();
-	volatile bool locked = false;
 
 	SET_LOCKTAG_ADVISORY(ticket->lock, MyDatabaseId, (uint32) (stream_hash >> 32),
 						 (uint32) stream_hash, STREAM_LOCK_CLASS);
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	PG_TRY();
 	{
-		locked = LockAcquire(&ticket->lock, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+		/* counts as redeemed until issued: after a failure the next append settles it */
+		ticket->locked = LockAcquire(&ticket->lock, ExclusiveLock, false, !wait) !=
+			LOCKACQUIRE_NOT_AVAIL;
 	}
 	PG_FINALLY();
 	{
@@ -181,11 +182,9 @@ EventTicketLockStream(uint64 stream_hash, bool wait)
 	}
 	PG_END_TRY();
 
-	/* Counts as redeemed until issued: after a failure the next append settles it. */
-	ticket->locked = locked;
-	if (!locked)
+	if (!ticket->locked)
 		ticket_count--;
-	return locked;
+	return ticket->locked;
 }
 
 /*

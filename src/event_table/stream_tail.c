@@ -357,21 +357,22 @@ find_remembered(StreamKey key)
 static void
 remember(StreamKey key, int64 version, bool shared)
 {
-	StreamEntry *entry;
+	StreamEntry *entry = find_remembered(key);
+	Size		size = VARSIZE_ANY(key.stream_id);
 	bool		found;
 
-	if (has_single ? keys_equal(single.key, key) : streams == NULL)
+	if (entry)
+	{
+		entry->version = version;
+		return;
+	}
+	if (!has_single && streams == NULL)
 	{
 		remember_single(key, version);
 		return;
 	}
 	if (shared)
-	{
-		entry = streams ? streamhash_lookup(streams, key) : NULL;
-		if (entry)
-			entry->version = version;
 		return;
-	}
 	if (streams && streams->members >= MAX_CACHED_STREAMS)
 	{
 		MemoryContextDelete(stream_context);
@@ -385,13 +386,8 @@ remember(StreamKey key, int64 version, bool shared)
 		streams = streamhash_create(stream_context, 64, NULL);
 	}
 	entry = streamhash_insert(streams, key, &found);
-	if (!found)
-	{
-		Size		size = VARSIZE_ANY(key.stream_id);
-
-		entry->key.stream_id = MemoryContextAlloc(stream_context, size);
-		memcpy(entry->key.stream_id, key.stream_id, size);
-	}
+	entry->key.stream_id = MemoryContextAlloc(stream_context, size);
+	memcpy(entry->key.stream_id, key.stream_id, size);
 	entry->version = version;
 }
 
@@ -411,8 +407,7 @@ remember_single(StreamKey key, int64 version)
 	}
 	single.key.hash = key.hash;
 	single.key.relid = key.relid;
-	if (single.key.stream_id != key.stream_id)
-		memcpy(single.key.stream_id, key.stream_id, size);
+	memcpy(single.key.stream_id, key.stream_id, size);
 	single.version = version;
 	has_single = true;
 }

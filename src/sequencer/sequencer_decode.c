@@ -431,7 +431,7 @@ take_abort(StringInfo message)
 static void
 take_insert(StringInfo message)
 {
-	TransactionId xid = in_part ? pq_getmsgint(message, 4) : InvalidTransactionId;
+	TransactionId xid = in_part ? pq_getmsgint(message, 4) : open_transaction->xid;
 	LogicalRepTupleData row;
 	LogicalRepRelId relid = logicalrep_read_insert(message, &row);
 	uint64		id;
@@ -453,7 +453,7 @@ make_transaction(TransactionId xid)
 	MemoryContext old = MemoryContextSwitchTo(decode_context);
 	DecodedTransaction *transaction = palloc0(sizeof(DecodedTransaction));
 
-	transaction->xid = xid;
+	transaction->xid = transaction->last_xid = xid;
 	initStringInfo(&transaction->events);
 	MemoryContextSwitchTo(old);
 	return transaction;

@@ -83,7 +83,7 @@ typedef struct DecodedTransaction
 	BufFile    *spilled;
 	Oid			last_relid;
 	int64		last_id;
-	TransactionId last_xid;		/* (sub)transaction of the last event, once one has been marked */
+	TransactionId last_xid;		/* its own, or a subtransaction's */
 } DecodedTransaction;
 
 typedef void (*DecodedEventCallback) (Oid relid, int64 id, void *arg);

@@ -13,7 +13,7 @@ use POSIX ();
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_node wait_until all_published wait_for_mode log_faults log_is_right
-  status server_log_lines start_pgbench finish stop_load sequencer_pid event_count events_wanted
+  status server_log_lines start_pgbench finish stop_load resolve_prepared sequencer_pid event_count events_wanted
   start_reader stop_readers reader_faults reader_misses kill_backend kill_server start_again);
 
 # A server with the library, ready for logical decoding, and the extension in
@@ -213,6 +213,17 @@ sub stop_load
 	my ($bench) = @_;
 	$bench->{run}->signal('TERM') if $bench->{run}->pumpable;
 	finish($bench);
+}
+
+# Ends what an interrupted load has left prepared, one way or the other.
+sub resolve_prepared
+{
+	my ($node) = @_;
+
+	for my $gid (split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
+	{
+		$node->safe_psql('postgres', (rand() < 0.7 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
+	}
 }
 
 # Readers: processes that tail the events of tables orders and invoices in

@@ -105,15 +105,6 @@ INSERT INTO invoices (stream_id, type) SELECT 'mass-' || (i + :s) % 50, 'Many' F
 },
 );
 
-# Ends what an interrupted load has left prepared, one way or the other.
-sub resolve_prepared
-{
-	for my $gid (split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
-	{
-		$node->safe_psql('postgres', (rand() < 0.7 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
-	}
-}
-
 sub is_up
 {
 	return ($node->psql('postgres', 'SELECT 1'))[0] == 0;
@@ -136,7 +127,7 @@ my $goal = 0;
 my $turn = 0;
 while (event_count($node) < $wanted)
 {
-	resolve_prepared();
+	resolve_prepared($node);
 	my $load = start_pgbench($node, [ '-c', 8, '-T', 3600, '-D', 'pending=0', '--random-seed', int(rand(1_000_000)) ], \%scripts);
 
 	$goal += $step / 2 + rand($step);
@@ -151,7 +142,7 @@ while (event_count($node) < $wanted)
 	stop_load($load);
 	wait_until('the server', \&is_up);
 }
-resolve_prepared();
+resolve_prepared($node);
 cmp_ok(event_count($node), '>=', $wanted, 'there are ' . event_count($node) . ' events');
 is(scalar(keys %done), scalar(@interruptions), join(', ', map { "$_ ($done{$_} times)" } sort keys %done));
 

@@ -241,8 +241,7 @@ INSERT INTO orders (stream_id, type) VALUES ('single-:client_id', 'Happened');
 		$before = event_count($node);
 	}
 	stop_load($bench);
-	$node->safe_psql('postgres', "COMMIT PREPARED '$_'")
-	  for split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts');
+	resolve_prepared($node);
 	ok(all_published($node), 'they are published');
 	log_is_right($node, 'each event once');
 }
