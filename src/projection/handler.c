@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
+#include "projection/handler_stream.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
 #include "utils/acl.h"
@@ -35,8 +36,6 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#define NEW_EVENTS			"new_events"
-
 /*
  * What the planner is told of the size of every batch.  The true size of the
  * first would stay in the plan, and a plan for a large batch is ruinous for
@@ -50,6 +49,8 @@ typedef struct HandlerCacheEntry
 	Handler    *handler;
 } HandlerCacheEntry;
 
+typedef void (*HandlerWork) (Handler *handler, EventBatch *batch);
+
 static HTAB *handler_cache = NULL;
 
 static HandlerCacheEntry *cache_entry(const char *name);
@@ -60,9 +61,13 @@ static void check_statements(SPIPlanPtr plan);
 static void check_permissions(SPIPlanPtr plan, QueryEnvironment *environment);
 static bool resolve_function(const Projection *projection, FmgrInfo *function);
 static SPIPlanPtr prepare_sql(const Projection *projection);
+static SPIPlanPtr keep_plan(SPIPlanPtr plan);
 static EphemeralNamedRelation new_events_relation(EventBatch *batch, double rows);
 static void register_new_events(EventBatch *batch, double rows);
+static void run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work);
+static void prepare_stream(Handler *handler, EventBatch *batch);
 static void run_sql(Handler *handler, EventBatch *batch);
+static double expected_rows(const Handler *handler);
 static void wait_for_writers(const Projection *projection);
 static void run_function(Handler *handler, EventBatch *batch);
 static EventPlace event_place(TupleTableSlot *slot);
@@ -110,6 +115,28 @@ HandlerCheck(const Projection *projection)
 void
 HandlerRun(Handler *handler, EventBatch *batch)
 {
+	run_as_owner(handler, batch, handler->projection->has_function ? run_function : run_sql);
+}
+
+/*
+ * Whether the handler can take a stream of events instead of a batch, of which
+ * this is an empty one.
+ */
+bool
+HandlerStreams(Handler *handler, EventBatch *batch)
+{
+	if (handler->projection->has_function)
+		return false;
+	if (!handler->stream_known)
+		run_as_owner(handler, batch, prepare_stream);
+	return handler->stream_plan != NULL;
+}
+
+static void
+run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
+{
+	const RowRelation *stream = batch->stream ? &batch->stream->relation : NULL;
+	const RowRelation *outer;
 	ErrorContextCallback callback;
 	OwnerContext owner;
 
@@ -123,17 +150,16 @@ HandlerRun(Handler *handler, EventBatch *batch)
 	handler->running++;
 	if (handler->projection->live_tables != NULL)
 		RedirectBegin(handler->projection->live_tables, handler->projection->tables);
+	outer = StreamRelation(stream);
 	PG_TRY();
 	{
-		if (handler->projection->has_function)
-			run_function(handler, batch);
-		else
-			run_sql(handler, batch);
+		work(handler, batch);
 	}
 	PG_FINALLY();
 	{
 		handler->running--;
 		RedirectEnd();
+		(void) StreamRelation(outer);
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);
@@ -260,6 +286,8 @@ HandlerFree(Handler *handler)
 		return;
 	if (handler->plan != NULL)
 		SPI_freeplan(handler->plan);
+	if (handler->stream_plan != NULL)
+		SPI_freeplan(handler->stream_plan);
 	MemoryContextDelete(handler->context);
 }
 
@@ -443,6 +471,29 @@ register_new_events(EventBatch *batch, double rows)
 		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
 }
 
+/* Makes the plan for streams, if the text allows for it. */
+static void
+prepare_stream(Handler *handler, EventBatch *batch)
+{
+	SPIPlanPtr	plan;
+
+	SPI_connect();
+	register_new_events(batch, expected_rows(handler));
+	plan = prepare_sql(handler->projection);
+	if (PlanMayStream(plan))
+		handler->stream_plan = keep_plan(plan);
+	handler->stream_known = true;
+	SPI_finish();
+}
+
+static SPIPlanPtr
+keep_plan(SPIPlanPtr plan)
+{
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	return plan;
+}
+
 static void
 run_sql(Handler *handler, EventBatch *batch)
 {
@@ -450,25 +501,26 @@ run_sql(Handler *handler, EventBatch *batch)
 	int			rc;
 
 	SPI_connect();
-	/* a rebuild has large batches only, but for the last */
-	register_new_events(batch, handler->projection->live_tables != NULL ?
-						handler->projection->batch_size : NEW_EVENTS_ROWS);
-	if (handler->plan == NULL)
+	register_new_events(batch, expected_rows(handler));
+	if (batch->stream == NULL && handler->plan == NULL)
 	{
-		SPIPlanPtr	plan = prepare_sql(handler->projection);
-
-		if (SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		handler->plan = plan;
-		handler->may_read = HandlerMayRead(plan, handler->projection->tables);
+		handler->plan = keep_plan(prepare_sql(handler->projection));
+		handler->may_read = HandlerMayRead(handler->plan, handler->projection->tables);
 	}
 	if (handler->may_read)
 		wait_for_writers(handler->projection);
 	options.dest = None_Receiver;
-	rc = SPI_execute_plan_extended(handler->plan, &options);
+	rc = SPI_execute_plan_extended(batch->stream ? handler->stream_plan : handler->plan, &options);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s", SPI_result_code_string(rc));
 	SPI_finish();
+}
+
+/* A rebuild has large batches only, but for the last. */
+static double
+expected_rows(const Handler *handler)
+{
+	return handler->projection->live_tables != NULL ? handler->projection->batch_size : NEW_EVENTS_ROWS;
 }
 
 /*

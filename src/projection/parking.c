@@ -150,11 +150,17 @@ ParkedStreamsLoad(ParkedStreams *streams, const char *name)
 }
 
 bool
+ParkedStreamsIsEmpty(const ParkedStreams *streams)
+{
+	return streams->hash->members == 0;
+}
+
+bool
 ParkedStreamsHave(const ParkedStreams *streams, Oid event_table, const char *stream_id)
 {
 	StreamKey	key = {event_table, stream_id};
 
-	return streams->hash->members > 0 && streams_lookup(streams->hash, key) != NULL;
+	return !ParkedStreamsIsEmpty(streams) && streams_lookup(streams->hash, key) != NULL;
 }
 
 void

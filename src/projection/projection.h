@@ -21,6 +21,10 @@
 #include "utils/tuplestore.h"
 
 struct LogEvent;
+struct EventStream;
+
+/* The relation that SQL handlers get their events in. */
+#define NEW_EVENTS				"new_events"
 
 #define PROJECTION_MAX_BATCH_SIZE	1000000
 
@@ -124,7 +128,8 @@ typedef struct EventBatch
 	Tuplestorestate *events;
 	TupleDesc	desc;
 	TupleDesc	event_desc;
-	int64		count;
+	struct EventStream *stream; /* where they are read, or NULL: they are in events */
+	int64		count;			/* of a stream, so many at most */
 	int64		bytes;
 	EventPlace	first;
 	int64		last_position;
@@ -154,6 +159,8 @@ typedef struct Handler
 	Projection *projection;
 	MemoryContext context;
 	SPIPlanPtr	plan;			/* made by the first run of SQL text */
+	SPIPlanPtr	stream_plan;	/* the same for streams of events, NULL if it can have none */
+	bool		stream_known;	/* it is known which of both */
 	bool		may_read;		/* inline: rows before they are written */
 	int			running;		/* depth of runs in progress */
 } Handler;
@@ -164,6 +171,7 @@ extern Handler *HandlerMake(const Projection *projection);
 extern void HandlerFree(Handler *handler);
 extern void HandlerCheck(const Projection *projection);
 extern void HandlerRun(Handler *handler, EventBatch *batch);
+extern bool HandlerStreams(Handler *handler, EventBatch *batch);
 extern void EventBatchInit(EventBatch *batch);
 extern void EventBatchAdd(EventBatch *batch, const struct LogEvent *event);
 extern void EventBatchEnd(EventBatch *batch);
@@ -196,6 +204,7 @@ typedef struct ParkedStreams ParkedStreams;
 extern ParkedStreams *ParkedStreamsCreate(MemoryContext context);
 extern void ParkedStreamsLoad(ParkedStreams *streams, const char *name);
 extern bool ParkedStreamsHave(const ParkedStreams *streams, Oid event_table, const char *stream_id);
+extern bool ParkedStreamsIsEmpty(const ParkedStreams *streams);
 extern void ParkedStreamsAdd(ParkedStreams *streams, Oid event_table, const char *stream_id);
 extern void ParkCause(const char *name, const ParkedEvent *event, const ProjectionError *error, int attempts);
 extern void ParkBehind(const char *name, List *events);

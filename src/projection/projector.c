@@ -32,6 +32,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "projection/handler_stream.h"
 #include "projection/projection.h"
 #include "projection/projector.h"
 #include "projection/projector_slots.h"
@@ -61,6 +62,9 @@
 
 /* A batch ends with the event that brings it to this size, in bytes. */
 #define MAX_BATCH_BYTES		(INT64CONST(512) * 1024 * 1024)
+
+/* The events of a rebuild that are not stored may be so many batches at once. */
+#define STREAMED_BATCHES	5
 
 /* Pauses before a failed batch is tried again, in milliseconds. */
 #define FAILED_PAUSE		1000
@@ -137,7 +141,8 @@ static ProjectorStep claim(Projector *projector, Projection *projection, Project
 static void use_maintenance_memory(void);
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
-static bool read_batch(Projector *projector, const Projection *projection, int64 *position);
+static bool read_batch(Projector *projector, Handler *handler, int64 *position);
+static bool stream_batch(Projector *projector, Handler *handler, const EventFilter *filter, int64 *position);
 static bool take_event(Projector *projector, LogEvent *event);
 static ParkedEvent *parked_event(const LogEvent *event, char *stream_id);
 static bool take_unreadable(Projector *projector, LogEvent *event, char *stream_id);
@@ -353,7 +358,7 @@ advance(Projector *projector, Handler *handler, ProjectionProgress *progress)
 	MemoryContextSwitchTo(projector->batch_context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	check_not_ahead(projector);
-	more = read_batch(projector, handler->projection, &progress->position);
+	more = read_batch(projector, handler, &progress->position);
 	apply_batch(projector, handler);
 	park_passed(projector);
 	if (progress->position != before || progress->error.sqlstate != NULL)
@@ -544,19 +549,22 @@ check_not_ahead(Projector *projector)
  * returns whether the log may go on beyond it.
  */
 static bool
-read_batch(Projector *projector, const Projection *projection, int64 *position)
+read_batch(Projector *projector, Handler *handler, int64 *position)
 {
+	const Projection *projection = handler->projection;
 	EventFilter filter = {projection->sources, projection->categories, projection->types,
 		.shares = projection->shares, .share = projection->share
 	};
 	int64		max_scanned = (int64) Max(MAX_SCANNED, projection->batch_size) * projection->shares;
 	EventBatch *batch = &projector->batch;
-	int64		limit = projector->suspects.limit ? projector->suspects.limit : projector->batch_size;
+	int64		limit = projector->batch_size;
 	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
 	bool		stopped = false;
 
+	if (projector->suspects.limit > 0)
+		limit = Min(projector->suspects.limit, limit);
 	/* a batch is a second's worth at most */
 	if (projection->max_rate > 0)
 		limit = Min(limit, share_of_rate(projection));
@@ -566,6 +574,10 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	projector->wanted = limit;
 	projector->parks = strcmp(projection->on_error, "park") == 0;
 	EventBatchInit(batch);
+	if (projection->rebuild_of != NULL && projector->suspects.limit == 0 && projection->max_rate == 0 &&
+		ParkedStreamsIsEmpty(projector->parked) && HandlerStreams(handler, batch) &&
+		stream_batch(projector, handler, &filter, position))
+		return true;
 	/* as the owner, who has to have the right to read what the handler gets */
 	OwnerContextEnter(&owner, projection);
 	reader = EventReaderBegin(GetActiveSnapshot(), projector->position, &filter, true);
@@ -583,6 +595,30 @@ read_batch(Projector *projector, const Projection *projection, int64 *position)
 	projector->has_batch = true;
 	return stopped || batch->count == limit || batch->bytes >= MAX_BATCH_BYTES ||
 		*position - projector->position >= max_scanned;
+}
+
+/*
+ * The next events as a stream, which is not stored and so may be longer.
+ * False if it is not worth it, or not possible.
+ */
+static bool
+stream_batch(Projector *projector, Handler *handler, const EventFilter *filter, int64 *position)
+{
+	const Projection *projection = handler->projection;
+	EventBatch *batch = &projector->batch;
+	int64		max_positions = projector->batch_size * STREAMED_BATCHES * projection->shares;
+	OwnerContext owner;
+
+	if (projection->shares > 1)
+		max_positions = Min(max_positions, projection->share_end - projector->position);
+	OwnerContextEnter(&owner, projection);
+	EventBatchStream(batch, projection, filter, projector->position, max_positions);
+	OwnerContextLeave(&owner);
+	if (batch->stream == NULL)
+		return false;
+	*position = projector->batch_end = batch->last_position;
+	projector->has_batch = true;
+	return true;
 }
 
 /*

@@ -36,19 +36,19 @@ enum
 	READ_ALL_NARGS
 };
 
-/* A call in progress. */
-typedef struct ReadAll
+/* A reader's events on their way. */
+typedef struct LogRows
 {
 	RowSource	source;
 	EventReader *reader;
-	int32		events_left;
+	int64		rows_left;
 	TupleDesc	event_desc;		/* daybook.event */
 	TupleTableSlot *slot;		/* a row of daybook.log_event */
-} ReadAll;
+} LogRows;
 
 static RowSource *begin_read_all(const RowCall *call);
-static TupleTableSlot *next_read(RowSource *source);
-static void end_read_all(RowSource *source);
+static TupleTableSlot *next_row(RowSource *source);
+static void end_rows(RowSource *source);
 static ArrayType *array_argument(const NullableDatum *arg, const char *name);
 static void check_event_tables(ArrayType *tables);
 
@@ -70,68 +70,79 @@ static RowSource *
 begin_read_all(const RowCall *call)
 {
 	const NullableDatum *args = call->args;
-	ReadAll    *read_all = palloc0(sizeof(ReadAll));
-	Oid			row_type = get_rel_type_id(DaybookRelation(LOG_EVENT_TYPE));
 	EventFilter filter = {0};
+	EventReader *reader;
 	int64		after;
+	int32		max_events;
 
 	RefuseNull(&args[READ_ALL_AFTER], "after");
 	RefuseNull(&args[READ_ALL_MAX_EVENTS], "max_events");
 	after = DatumGetInt64(args[READ_ALL_AFTER].value);
-	read_all->events_left = DatumGetInt32(args[READ_ALL_MAX_EVENTS].value);
+	max_events = DatumGetInt32(args[READ_ALL_MAX_EVENTS].value);
 	if (after < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("after must not be negative"),
 				 errdetail("The value given is " INT64_FORMAT ".", after),
 				 errhint("Give the last position that was read, or 0 to begin with the first event.")));
-	if (read_all->events_left < 1)
+	if (max_events < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must be at least 1"),
-				 errdetail("The value given is %d.", read_all->events_left)));
+				 errdetail("The value given is %d.", max_events)));
 	filter.event_tables = array_argument(&args[READ_ALL_EVENT_TABLES], "event_tables");
 	filter.categories = array_argument(&args[READ_ALL_CATEGORIES], "categories");
 	filter.types = array_argument(&args[READ_ALL_TYPES], "types");
 	check_event_tables(filter.event_tables);
 
-	read_all->source.next = next_read;
-	read_all->source.end = end_read_all;
-	read_all->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
-	read_all->slot = MakeSingleTupleTableSlot(lookup_rowtype_tupdesc_copy(row_type, -1),
-											  &TTSOpsVirtual);
-	read_all->reader = EventReaderBegin(call->snapshot, after, &filter, true);
-	EventReaderExpect(read_all->reader, read_all->events_left);
-	return &read_all->source;
+	reader = EventReaderBegin(call->snapshot, after, &filter, true);
+	EventReaderExpect(reader, max_events);
+	return LogRowsBegin(reader, max_events);
+}
+
+RowSource *
+LogRowsBegin(EventReader *reader, int64 max_rows)
+{
+	LogRows    *rows = palloc0(sizeof(LogRows));
+	Oid			row_type = get_rel_type_id(DaybookRelation(LOG_EVENT_TYPE));
+
+	rows->source.next = next_row;
+	rows->source.end = end_rows;
+	rows->reader = reader;
+	rows->rows_left = max_rows;
+	rows->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
+	rows->slot = MakeSingleTupleTableSlot(lookup_rowtype_tupdesc_copy(row_type, -1),
+										  &TTSOpsVirtual);
+	return &rows->source;
 }
 
 /* Each event of a call leaves through here. */
 static TupleTableSlot *
-next_read(RowSource *source)
+next_row(RowSource *source)
 {
-	ReadAll    *read_all = (ReadAll *) source;
-	TupleTableSlot *slot = read_all->slot;
+	LogRows    *rows = (LogRows *) source;
+	TupleTableSlot *slot = rows->slot;
 	LogEvent   *event;
 
-	if (read_all->events_left == 0)
+	if (rows->rows_left == 0)
 		return NULL;
-	event = EventReaderNext(read_all->reader);
+	event = EventReaderNext(rows->reader);
 	if (event == NULL)
 		return NULL;
-	read_all->events_left--;
+	rows->rows_left--;
 	ExecClearTuple(slot);
-	LogEventValues(event, read_all->event_desc, slot->tts_values, slot->tts_isnull);
+	LogEventValues(event, rows->event_desc, slot->tts_values, slot->tts_isnull);
 	return ExecStoreVirtualTuple(slot);
 }
 
 static void
-end_read_all(RowSource *source)
+end_rows(RowSource *source)
 {
-	ReadAll    *read_all = (ReadAll *) source;
+	LogRows    *rows = (LogRows *) source;
 
-	EventReaderEnd(read_all->reader);
-	ExecDropSingleTupleTableSlot(read_all->slot);
-	ReleaseTupleDesc(read_all->event_desc);
+	EventReaderEnd(rows->reader);
+	ExecDropSingleTupleTableSlot(rows->slot);
+	ReleaseTupleDesc(rows->event_desc);
 }
 
 /* NULL when not given; its elements must not be. */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * row_function.c
- *	  Set-returning functions whose rows stream.
+ *	  Set-returning functions, and named relations, whose rows stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +37,7 @@
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/queryenvironment.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
@@ -48,10 +49,14 @@
 static const RowFunction *row_functions[MAX_ROW_FUNCTIONS];
 static int	row_function_count = 0;
 
-/* A running scan. */
+/* What statements that are planned or begun now know by its name; or NULL. */
+static const RowRelation *streamed_relation = NULL;
+
+/* A running scan, of a function or of a relation. */
 typedef struct RowFunctionScan
 {
 	CustomScanState css;
+	const RowRelation *relation;	/* or NULL, and */
 	const RowFunction *function;
 	FuncExpr   *call;
 	List	   *args;			/* ExprStates */
@@ -67,6 +72,9 @@ typedef struct RowFunctionScan
 
 static void add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti,
 							RangeTblEntry *rte);
+static void add_function_path(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte);
+static void add_relation_path(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte);
+static CustomPath *stream_path(const Path *plain);
 static void add_estimated_paths(PlannerInfo *root, RelOptInfo *rel,
 								const RowFunction *function, CustomPath *path, List *args);
 static double process_count(int workers);
@@ -78,11 +86,15 @@ static Plan *make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, Lis
 static List *needed_columns(RelOptInfo *rel, List *quals);
 static Node *create_scan_state(CustomScan *plan);
 static void begin_scan(CustomScanState *node, EState *estate, int eflags);
+static void begin_relation(RowFunctionScan *scan, EState *estate);
+static void begin_function(RowFunctionScan *scan, FuncExpr *call);
+static TupleDesc relation_row_desc(const RowRelation *relation, List *names);
 static TupleDesc whole_row_desc(FuncExpr *call, Var *var);
 static void check_execute_privilege(Oid function);
 static TupleTableSlot *next_result(CustomScanState *node);
 static TupleTableSlot *next_row(RowFunctionScan *scan);
 static void start_call(RowFunctionScan *scan);
+static RowSource *call_function(RowFunctionScan *scan);
 static void end_call(RowFunctionScan *scan);
 static void store_row(RowFunctionScan *scan, TupleTableSlot *row);
 static Datum whole_row(RowFunctionScan *scan, TupleTableSlot *row);
@@ -136,6 +148,15 @@ RegisterRowFunction(const RowFunction *function)
 	row_functions[row_function_count++] = function;
 }
 
+const RowRelation *
+StreamRelation(const RowRelation *relation)
+{
+	const RowRelation *before = streamed_relation;
+
+	streamed_relation = relation;
+	return before;
+}
+
 Datum
 ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo)
 {
@@ -160,21 +181,29 @@ ReturnRows(const RowFunction *function, FunctionCallInfo fcinfo)
  * Planning
  */
 
-/* Puts a streaming scan in place of the scan of a row function. */
+/* Puts a streaming scan in place of the scan that PostgreSQL would make. */
 static void
 add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	if (prev_set_rel_pathlist_hook)
+		prev_set_rel_pathlist_hook(root, rel, rti, rte);
+
+	if (rte->rtekind == RTE_FUNCTION)
+		add_function_path(root, rel, rte);
+	else if (rte->rtekind == RTE_NAMEDTUPLESTORE)
+		add_relation_path(root, rel, rte);
+}
+
+static void
+add_function_path(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte)
 {
 	RangeTblFunction *item;
 	const RowFunction *function;
 	CustomPath *path;
 	Path	   *plain;
 
-	if (prev_set_rel_pathlist_hook)
-		prev_set_rel_pathlist_hook(root, rel, rti, rte);
-
 	/* A recheck after a row lock would need the stored rows. */
-	if (rte->rtekind != RTE_FUNCTION || rte->funcordinality ||
-		list_length(rte->functions) != 1 || root->rowMarks != NIL ||
+	if (rte->funcordinality || list_length(rte->functions) != 1 || root->rowMarks != NIL ||
 		rel->pathlist == NIL)
 		return;
 	item = linitial_node(RangeTblFunction, rte->functions);
@@ -185,18 +214,47 @@ add_stream_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rt
 	if (function == NULL || !IsA(plain, Path) || plain->pathtype != T_FunctionScan)
 		return;
 
-	path = makeNode(CustomPath);
-	path->path = *plain;
-	path->path.type = T_CustomPath;
-	path->path.pathtype = T_CustomScan;
+	path = stream_path(plain);
 	path->path.pathkeys = row_order(root, rel, function, (FuncExpr *) item->funcexpr);
-	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
-	path->methods = &path_methods;
 	rel->pathlist = NIL;
 	if (function->estimate)
 		add_estimated_paths(root, rel, function, path, ((FuncExpr *) item->funcexpr)->args);
 	else
 		add_path(rel, (Path *) path);
+}
+
+/*
+ * A trigger's transition table, which has the OID of its table, may have the
+ * name of the streamed relation too.
+ */
+static void
+add_relation_path(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte)
+{
+	Path	   *plain;
+
+	if (streamed_relation == NULL || OidIsValid(rte->relid) ||
+		strcmp(rte->enrname, streamed_relation->name) != 0 || IS_DUMMY_REL(rel))
+		return;
+
+	/* there is nothing else that the relation could be read from */
+	plain = linitial(rel->pathlist);
+	if (root->rowMarks != NIL || plain->pathtype != T_NamedTuplestoreScan)
+		elog(ERROR, "relation \"%s\" cannot be streamed here", rte->enrname);
+	rel->pathlist = NIL;
+	add_path(rel, (Path *) stream_path(plain));
+}
+
+static CustomPath *
+stream_path(const Path *plain)
+{
+	CustomPath *path = makeNode(CustomPath);
+
+	path->path = *plain;
+	path->path.type = T_CustomPath;
+	path->path.pathtype = T_CustomScan;
+	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	path->methods = &path_methods;
+	return path;
 }
 
 /* The function's fixed cost and number of rows give way to what is known of this call. */
@@ -303,19 +361,21 @@ make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist,
 {
 	CustomScan *plan = makeNode(CustomScan);
 	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
-	RangeTblFunction *item = linitial_node(RangeTblFunction, rte->functions);
 
 	plan->flags = path->flags;
 	plan->methods = &scan_methods;
 	plan->scan.plan.targetlist = tlist;
 	plan->scan.plan.qual = extract_actual_clauses(clauses, false);
-	plan->custom_exprs = list_make1(item->funcexpr);
+	if (rte->rtekind == RTE_FUNCTION)
+		plan->custom_exprs = list_make1(linitial_node(RangeTblFunction, rte->functions)->funcexpr);
+	else
+		plan->custom_private = rte->eref->colnames;
 	plan->custom_scan_tlist = needed_columns(rel, plan->scan.plan.qual);
 	return &plan->scan.plan;
 }
 
 /*
- * Columns of the function's row that a plan refers to, as a target list.  The
+ * Columns of the row that a plan refers to, as a target list.  The
  * plan's own target list can be replaced later, by one that needs no more.
  */
 static List *
@@ -355,12 +415,10 @@ begin_scan(CustomScanState *node, EState *estate, int eflags)
 	CustomScan *plan = (CustomScan *) node->ss.ps.plan;
 	ListCell   *lc;
 
-	scan->call = linitial_node(FuncExpr, plan->custom_exprs);
-	scan->function = find_row_function(scan->call->funcid);
-	if (scan->function == NULL)
-		elog(ERROR, "function %u does not stream its rows", scan->call->funcid);
-	check_execute_privilege(scan->call->funcid);
-	scan->args = ExecInitExprList(scan->call->args, &node->ss.ps);
+	if (plan->custom_exprs == NIL)
+		begin_relation(scan, estate);
+	else
+		begin_function(scan, linitial_node(FuncExpr, plan->custom_exprs));
 	scan->context = AllocSetContextCreate(CurrentMemoryContext, SCAN_NAME,
 										  ALLOCSET_DEFAULT_SIZES);
 
@@ -372,8 +430,43 @@ begin_scan(CustomScanState *node, EState *estate, int eflags)
 		scan->columns[scan->ncolumns++] = var->varattno;
 		scan->last_column = Max(scan->last_column, var->varattno);
 		if (var->varattno == InvalidAttrNumber)
-			scan->row_desc = whole_row_desc(scan->call, var);
+			scan->row_desc = scan->relation ?
+				relation_row_desc(scan->relation, plan->custom_private) : whole_row_desc(scan->call, var);
 	}
+}
+
+static void
+begin_relation(RowFunctionScan *scan, EState *estate)
+{
+	EphemeralNamedRelation known;
+
+	scan->relation = streamed_relation;
+	known = scan->relation ? get_ENR(estate->es_queryEnv, scan->relation->name) : NULL;
+	if (known == NULL || known->md.tupdesc != scan->relation->desc)
+		elog(ERROR, "the relation of a stream of rows is not there");
+}
+
+static void
+begin_function(RowFunctionScan *scan, FuncExpr *call)
+{
+	scan->call = call;
+	scan->function = find_row_function(call->funcid);
+	if (scan->function == NULL)
+		elog(ERROR, "function %u does not stream its rows", call->funcid);
+	check_execute_privilege(call->funcid);
+	scan->args = ExecInitExprList(call->args, &scan->css.ss.ps);
+}
+
+/* A record with the columns' names in the statement. */
+static TupleDesc
+relation_row_desc(const RowRelation *relation, List *names)
+{
+	TupleDesc	desc = CreateTupleDescCopy(relation->desc);
+
+	desc->tdtypeid = RECORDOID;
+	desc->tdtypmod = -1;
+	ExecTypeSetColNames(desc, names);
+	return BlessTupleDesc(desc);
 }
 
 /* A function with output parameters has a row type of its own. */
@@ -453,18 +546,23 @@ next_row(RowFunctionScan *scan)
 static void
 start_call(RowFunctionScan *scan)
 {
+	/* arguments must last as long as the call does */
+	MemoryContext caller = MemoryContextSwitchTo(scan->context);
+
+	scan->source = scan->relation ? scan->relation->begin(scan->relation) : call_function(scan);
+	MemoryContextSwitchTo(caller);
+}
+
+static RowSource *
+call_function(RowFunctionScan *scan)
+{
 	ExprContext *econtext = scan->css.ss.ps.ps_ExprContext;
-	NullableDatum *args;
-	Oid		   *arg_types;
+	NullableDatum *args = palloc(sizeof(NullableDatum) * scan->function->nargs);
+	Oid		   *arg_types = palloc(sizeof(Oid) * scan->function->nargs);
 	RowCall		call;
-	MemoryContext caller;
 	int			i = 0;
 	ListCell   *lc;
 
-	/* arguments must last as long as the call does */
-	caller = MemoryContextSwitchTo(scan->context);
-	args = palloc(sizeof(NullableDatum) * scan->function->nargs);
-	arg_types = palloc(sizeof(Oid) * scan->function->nargs);
 	foreach(lc, scan->args)
 	{
 		arg_types[i] = exprType(list_nth(scan->call->args, i));
@@ -476,8 +574,7 @@ start_call(RowFunctionScan *scan)
 	call.arg_types = arg_types;
 	call.snapshot = scan->css.ss.ps.state->es_snapshot;
 	call.shared = scan->shared;
-	scan->source = scan->function->begin(&call);
-	MemoryContextSwitchTo(caller);
+	return scan->function->begin(&call);
 }
 
 /* Lets go of what the call holds; there are no more rows until a rescan. */
@@ -578,9 +675,14 @@ static void
 explain_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 {
 	RowFunctionScan *scan = (RowFunctionScan *) node;
-	List	   *context = set_deparse_context_plan(es->deparse_cxt,
-												  node->ss.ps.plan, ancestors);
+	List	   *context;
 
+	if (scan->relation)
+	{
+		ExplainPropertyText("Relation", scan->relation->name, es);
+		return;
+	}
+	context = set_deparse_context_plan(es->deparse_cxt, node->ss.ps.plan, ancestors);
 	ExplainPropertyText("Function Call",
 						deparse_expression((Node *) scan->call, context,
 										   list_length(es->rtable) > 1 || es->verbose,

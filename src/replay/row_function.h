@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * row_function.h
- *	  Set-returning functions whose rows stream.
+ *	  Set-returning functions, and named relations, whose rows stream.
  *
  * PostgreSQL stores all rows of a function in FROM before it gives the first.
  * A function that is described here is run by a scan node of our own where
@@ -20,6 +20,8 @@
 #include "nodes/nodes.h"
 #include "storage/block.h"
 #include "utils/snapshot.h"
+
+struct EventReader;
 
 /* A call in progress. */
 typedef struct RowSource RowSource;
@@ -67,6 +69,19 @@ typedef struct RowFunction
 	void		(*init_shared) (void *shared);
 } RowFunction;
 
+/*
+ * A relation that a statement knows by its name alone (SPI_register_relation).
+ * PostgreSQL would have its rows in a tuplestore; each scan of one that is
+ * streamed gets a source of its own.
+ */
+typedef struct RowRelation
+{
+	const char *name;
+	TupleDesc	desc;			/* the very one that it was registered with */
+	RowSource  *(*begin) (const struct RowRelation *relation);
+	const void *arg;
+} RowRelation;
+
 extern const RowFunction ReplayFunction;
 extern const RowFunction RecordedFunction;
 extern const RowFunction ReadAllFunction;
@@ -79,5 +94,15 @@ extern void RowFunctionsInit(void);
 
 /* Makes a function known, besides those of this folder. */
 extern void RegisterRowFunction(const RowFunction *function);
+
+/*
+ * Streams a relation in the statements that are planned and begun until the
+ * next call, and in no UPDATE or DELETE; NULL ends it.  Returns what was
+ * streamed before.
+ */
+extern const RowRelation *StreamRelation(const RowRelation *relation);
+
+/* Rows of daybook.log_event, so many at most, from a reader that is ended with them. */
+extern RowSource *LogRowsBegin(struct EventReader *reader, int64 max_rows);
 
 #endif							/* DAYBOOK_ROW_FUNCTION_H */

@@ -139,5 +139,29 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-:s', 'Paid', '{"amo
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%'}), 0, 'nothing is left over');
 }
 
+# A batch that the handler gets while it is read is not stored; an UPDATE needs it to be.
+{
+	my $temporary_files = sub {
+		my ($handler) = @_;
+		my $log_before = -s $node->logfile;
+		$node->safe_psql('postgres', qq{SELECT daybook.alter_projection('balance', handler => \$\$$handler\$\$)});
+		rebuilt();
+		my @written = PostgreSQL::Test::Utils::slurp_file($node->logfile, $log_before) =~ /projector LOG:  temporary file/g;
+		is_right('the rows are right');
+		return scalar(@written);
+	};
+	$node->append_conf('postgresql.conf', "maintenance_work_mem = '1MB'\nlog_temp_files = 0");
+	$node->reload;
+	is($temporary_files->(q{
+	INSERT INTO balance AS b SELECT stream_id, sum((data->>'amount')::bigint), count(*) FROM new_events GROUP BY 1
+	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount, events = b.events + excluded.events}),
+		0, 'no file of events is written');
+	cmp_ok($temporary_files->(q{
+	INSERT INTO balance SELECT DISTINCT stream_id, 0, 0 FROM new_events ON CONFLICT DO NOTHING;
+	UPDATE balance b SET amount = b.amount + e.amount, events = b.events + e.events
+	FROM (SELECT stream_id, sum((data->>'amount')::bigint) AS amount, count(*) AS events FROM new_events GROUP BY 1) e WHERE account = stream_id}),
+		'>', 0, 'but for an UPDATE there is one');
+}
+
 $node->stop;
 done_testing();
