@@ -54,9 +54,12 @@ row_history() {
 	local mode=off clients=4 events=$((EVENTS / 4 * 4))
 	make_event_tables
 	sql -o /dev/null -c "SELECT daybook.create_event_table('many')"
+	# in parts, so that the WAL of all of it need not be kept at once
 	sql -v events="$HISTORY_EVENTS" -v streams="$STREAMS" -v payload="$payload" <<-'SQL'
-		INSERT INTO many (stream_id, type, data)
-		SELECT 'order-' || 1 + i % :streams, 'OrderPlaced', :'payload' FROM generate_series(0, :events - 1) i
+		SELECT format($$INSERT INTO many (stream_id, type, data)
+			SELECT 'order-' || 1 + i %% %s, 'OrderPlaced', %L FROM generate_series(%s::bigint, %s) i$$,
+			:streams, :'payload', first, least(first + 999999, :events - 1))
+		FROM generate_series(0, :events - 1, 1000000) first \gexec
 	SQL
 	expected_head=$((expected_head + HISTORY_EVENTS))
 	sql -c "VACUUM (ANALYZE)"
