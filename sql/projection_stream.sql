@@ -118,6 +118,32 @@ SELECT count(*) AS different FROM kept_parked_events k FULL JOIN (SELECT * FROM 
 WHERE k.sqlstate IS DISTINCT FROM p.sqlstate;
 SELECT count(*) FILTER (WHERE is_cause) AS causes, count(*) > 3 AS others FROM daybook.parked_events WHERE projection = 'parked';
 
+-- a handler that brings about that another one runs still works on the copies
+SELECT daybook.create_event_table('note');
+CREATE TABLE noted (events bigint);
+SELECT daybook.create_projection('noted', '{note}', 'INSERT INTO noted SELECT count(*) FROM new_events', '{noted}', mode => 'inline', independent_streams => true);
+CREATE FUNCTION take_note(stream text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO stream_test.note (stream_id, type, data) VALUES (stream, 'Noted', '{}');
+	RETURN stream;
+END $$;
+CREATE FUNCTION copy_row(stream text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('INSERT INTO stream_test.copied VALUES (%L)', stream);
+	RETURN 1;
+END $$;
+CREATE TABLE nest (stream_id text PRIMARY KEY, events bigint);
+CREATE TABLE copied (stream_id text);
+SELECT daybook.create_projection('nest', '{transfer}', $$
+	INSERT INTO nest SELECT take_note(stream_id), 1 FROM new_events WHERE version = 1;
+	INSERT INTO nest SELECT 'copy of ' || stream_id, copy_row(stream_id) FROM new_events WHERE version = 2
+$$, '{nest,copied}', from_position => :base);
+SELECT daybook.wait_for_projection('nest', timeout => '2min') > 0 AS done;
+SELECT (SELECT count(*) FROM nest) AS nest, (SELECT count(*) FROM copied) AS copied, (SELECT sum(events) FROM noted) AS noted;
+SELECT daybook.rebuild_projection('nest');
+SELECT daybook.wait_for_projection('nest', timeout => '2min') > 0 AS done;
+SELECT (SELECT count(*) FROM nest) AS nest, (SELECT count(*) FROM copied) AS copied, (SELECT sum(events) FROM noted) AS noted;
+
 -- the owner needs the right to read the events
 CREATE ROLE stream_owner;
 GRANT USAGE, CREATE ON SCHEMA stream_test TO stream_owner;
@@ -149,8 +175,9 @@ BEGIN
 END $$;
 SELECT count(*), sum(events) FROM owned;
 
-SELECT count(daybook.drop_projection(name)) FROM daybook.projection_status WHERE name IN ('steps', 'in_order', 'thrice', 'updated', 'rescanned', 'whole_row', 'filtered', 'none', 'parked', 'owned');
+SELECT count(daybook.drop_projection(name)) FROM daybook.projection_status WHERE name IN ('steps', 'in_order', 'thrice', 'updated', 'rescanned', 'whole_row', 'filtered', 'none', 'parked', 'owned', 'nest', 'noted');
 SELECT daybook.drop_event_table('account', force => true);
 SELECT daybook.drop_event_table('transfer', force => true);
+SELECT daybook.drop_event_table('note', force => true);
 DROP OWNED BY stream_owner;
 DROP ROLE stream_owner;

@@ -136,7 +136,9 @@ static void
 run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 {
 	const RowRelation *stream = batch->stream ? &batch->stream->relation : NULL;
-	const RowRelation *outer;
+	const RowRelation *outer_stream;
+	Redirection redirection = {handler->projection->live_tables, handler->projection->tables};
+	Redirection outer_redirection;
 	ErrorContextCallback callback;
 	OwnerContext owner;
 
@@ -148,9 +150,8 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	check_owner_exists(handler->projection);
 	OwnerContextEnter(&owner, handler->projection);
 	handler->running++;
-	if (handler->projection->live_tables != NULL)
-		RedirectBegin(handler->projection->live_tables, handler->projection->tables);
-	outer = StreamRelation(stream);
+	outer_redirection = Redirect(redirection);
+	outer_stream = StreamRelation(stream);
 	PG_TRY();
 	{
 		work(handler, batch);
@@ -158,8 +159,8 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	PG_FINALLY();
 	{
 		handler->running--;
-		RedirectEnd();
-		(void) StreamRelation(outer);
+		(void) Redirect(outer_redirection);
+		(void) StreamRelation(outer_stream);
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);

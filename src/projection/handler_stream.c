@@ -28,6 +28,7 @@
 
 static bool obstacle_walker(Node *node, void *mentions);
 static bool query_is_obstacle(const Query *query, int *mentions);
+static bool mentions_events(Node *query);
 static bool have_upcasters(const Projection *projection);
 static bool has_event(const EventStream *stream);
 static RowSource *begin_rows(const RowRelation *relation);
@@ -61,6 +62,8 @@ obstacle_walker(Node *node, void *mentions)
 	if (IsA(node, Query))
 		return query_is_obstacle((Query *) node, mentions) ||
 			query_tree_walker((Query *) node, obstacle_walker, mentions, 0);
+	if (IsA(node, SubLink) && mentions_events(((SubLink *) node)->subselect))
+		return true;
 	return expression_tree_walker(node, obstacle_walker, mentions);
 }
 
@@ -71,11 +74,24 @@ query_is_obstacle(const Query *query, int *mentions)
 
 	foreach(lc, query->rtable)
 	{
-		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_NAMEDTUPLESTORE)
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_NAMEDTUPLESTORE)
 			(*mentions)++;
+		if (rte->lateral && mentions_events((Node *) rte->subquery))
+			return true;
 	}
 	return (query->commandType != CMD_SELECT && query->commandType != CMD_INSERT) ||
 		query->rowMarks != NIL;
+}
+
+/* In what may run for each row of something else, and so read the log as often. */
+static bool
+mentions_events(Node *query)
+{
+	int			mentions = 0;
+
+	return obstacle_walker(query, &mentions) || mentions > 0;
 }
 
 /*
@@ -98,6 +114,8 @@ EventBatchStream(EventBatch *batch, const Projection *projection, const EventFil
 	stream = palloc0(sizeof(EventStream));
 	stream->snapshot = snapshot;
 	stream->filter = *filter;
+	/* nor do those run that are made before the handler ends */
+	stream->filter.as_stored = true;
 	stream->after = after;
 	stream->positions = positions;
 	stream->relation.name = NEW_EVENTS;

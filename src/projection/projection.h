@@ -232,10 +232,16 @@ extern ArrayType *CopiesCreate(const Projection *projection, const char *schema,
 extern void CopiesExchange(const Projection *projection, ArrayType *copies);
 extern void CopiesDrop(const char *schema);
 
+/* Tables, and those that take their places; NULL: none. */
+typedef struct Redirection
+{
+	ArrayType  *from;			/* regclass[] */
+	ArrayType  *to;
+} Redirection;
+
 /* redirect.c */
 extern void RedirectInit(void);
-extern void RedirectBegin(ArrayType *from, ArrayType *to);
-extern void RedirectEnd(void);
+extern Redirection Redirect(Redirection to);
 
 /* inline.c */
 extern void InlineAttach(Projection *projection);

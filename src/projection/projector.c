@@ -100,6 +100,7 @@ typedef struct Projector
 	Suspects	suspects;
 	int64		batch_size;		/* events in a batch, fewer for a while after an error */
 	int64		max_batch_size;	/* what the projection says */
+	bool		stream_failed;	/* batches are stored from now on */
 	bool		swapping;		/* a rebuild is exchanging the tables */
 	int			swap_attempts;
 	MemoryContext parked_context;
@@ -495,6 +496,7 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 
 	projector->claimed = true;
 	projector->checked = false;
+	projector->stream_failed = progress->error.sqlstate != NULL;
 	projector->progress_tid = progress->tid;
 	projector->generation = progress->generation;
 	projector->position = progress->position;
@@ -574,7 +576,8 @@ read_batch(Projector *projector, Handler *handler, int64 *position)
 	projector->wanted = limit;
 	projector->parks = strcmp(projection->on_error, "park") == 0;
 	EventBatchInit(batch);
-	if (projection->rebuild_of != NULL && projector->suspects.limit == 0 && projection->max_rate == 0 &&
+	if (projection->rebuild_of != NULL && projection->max_rate == 0 &&
+		projector->suspects.limit == 0 && !projector->stream_failed &&
 		ParkedStreamsIsEmpty(projector->parked) && HandlerStreams(handler, batch) &&
 		stream_batch(projector, handler, &filter, position))
 		return true;
@@ -782,6 +785,7 @@ batch_failed(Projector *projector, ErrorData *error)
 	bool		swapping = projector->swapping;
 
 	projector->swapping = false;
+	projector->stream_failed |= projector->batch.stream != NULL;
 	if (transient && swapping)
 	{
 		/* readers of the tables have to get their turn */
@@ -791,8 +795,9 @@ batch_failed(Projector *projector, ErrorData *error)
 	else if (transient)
 	{
 		projector->retry_at = next_try(projector->attempts++, TRANSIENT_PAUSE);
-		/* less work may fit where a time-out was the reason */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->has_batch && count > 1)
+		/* less work may fit where a time-out, or want of memory or disk, was the reason */
+		if (count > 1 && (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES ||
+						  (error->sqlerrcode == ERRCODE_QUERY_CANCELED && projector->has_batch)))
 			narrow(projector);
 		record_failure(projector, error, false, false);
 	}

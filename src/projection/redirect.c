@@ -25,8 +25,7 @@
 static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 static ExecutorCheckPerms_hook_type prev_check_perms = NULL;
 
-static ArrayType *redirect_from = NULL;
-static ArrayType *redirect_to = NULL;
+static Redirection redirection = {NULL, NULL};
 
 static void redirect_statement(ParseState *pstate, Query *query, JumbleState *jstate);
 static bool redirect_walker(Node *node, void *context);
@@ -60,19 +59,17 @@ RedirectInit(void)
 	ExecutorCheckPerms_hook = check_perms;
 }
 
-/* The arrays belong to the caller, who ends the redirection whatever happens. */
-void
-RedirectBegin(ArrayType *from, ArrayType *to)
+/*
+ * The arrays belong to the caller, who puts what was there before back whatever
+ * happens: a handler may bring about that another one runs.
+ */
+Redirection
+Redirect(Redirection to)
 {
-	redirect_from = from;
-	redirect_to = to;
-}
+	Redirection before = redirection;
 
-void
-RedirectEnd(void)
-{
-	redirect_from = NULL;
-	redirect_to = NULL;
+	redirection = to;
+	return before;
 }
 
 static void
@@ -80,7 +77,7 @@ redirect_statement(ParseState *pstate, Query *query, JumbleState *jstate)
 {
 	if (prev_post_parse_analyze)
 		prev_post_parse_analyze(pstate, query, jstate);
-	if (redirect_from != NULL)
+	if (redirection.from != NULL)
 		(void) redirect_walker((Node *) query, NULL);
 }
 
@@ -144,9 +141,9 @@ redirected(Oid relation)
 {
 	Oid		   *from;
 	Oid		   *to;
-	int			n = RelationArray(redirect_from, &from);
+	int			n = RelationArray(redirection.from, &from);
 
-	(void) RelationArray(redirect_to, &to);
+	(void) RelationArray(redirection.to, &to);
 	for (int i = 0; i < n; i++)
 	{
 		if (from[i] == relation)
@@ -160,7 +157,7 @@ refuse_originals(List *range_table)
 {
 	ListCell   *lc;
 
-	if (redirect_from == NULL)
+	if (redirection.from == NULL)
 		return;
 	foreach(lc, range_table)
 	{

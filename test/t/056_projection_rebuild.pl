@@ -161,6 +161,41 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-:s', 'Paid', '{"amo
 	UPDATE balance b SET amount = b.amount + e.amount, events = b.events + e.events
 	FROM (SELECT stream_id, sum((data->>'amount')::bigint) AS amount, count(*) AS events FROM new_events GROUP BY 1) e WHERE account = stream_id}),
 		'>', 0, 'but for an UPDATE there is one');
+
+	# a batch that finds no room is tried again in smaller ones
+	$node->append_conf('postgresql.conf', "temp_file_limit = '3MB'");
+	$node->reload;
+	$node->safe_psql('postgres', q{SELECT daybook.rebuild_projection('balance')});
+	ok(rebuilt(), 'a rebuild ends though its batches have no room');
+	is_right('the rows are right');
+	$node->append_conf('postgresql.conf', "temp_file_limit = -1\nmaintenance_work_mem = '64MB'");
+	$node->reload;
+}
+
+# What is said of an event type while a batch is being handed over counts from the next batch on.
+{
+	$node->safe_psql('postgres', q{
+CREATE TABLE seen (place text, events bigint);
+CREATE FUNCTION wait_here() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_xact_lock(56)';
+SELECT daybook.create_projection('seen', '{account}', $$
+	INSERT INTO seen SELECT 'first', count(*) FROM new_events WHERE data ? 'upcast';
+	SELECT public.wait_here();
+	INSERT INTO seen SELECT 'second', count(*) FROM new_events WHERE data ? 'upcast'
+$$, '{seen}');
+SELECT daybook.wait_for_projection('seen', timeout => '2 min')});
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; SELECT pg_advisory_lock(56)');
+	$node->safe_psql('postgres', q{SELECT daybook.rebuild_projection('seen')});
+	ok(wait_until('the rebuild to come to the lock', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 56 AND NOT granted}) == 1 }),
+		'a rebuild between two statements');
+	$node->safe_psql('postgres', q{
+CREATE FUNCTION upcast(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT $1 || '{"upcast": 1}' $$;
+SELECT daybook.create_upcaster('account', 'Paid', 1, 'upcast(jsonb)'::regprocedure)});
+	$holder->query_safe('COMMIT; SELECT pg_advisory_unlock(56)');
+	$holder->quit;
+	ok(rebuilt(), 'the rebuild ends');
+	is($node->safe_psql('postgres', q{SELECT sum(events) FROM seen}), 0, 'and all statements got the same events');
 }
 
 $node->stop;
