@@ -50,23 +50,17 @@
 #define WAL_PER_CONFIRM			(16 * 1024 * 1024)
 
 /*
- * Above these rates a round is followed by a rest, so that the next one has
- * more to do: a round costs a transaction and a flush.  The rest is so many
- * times as long as the round was, within bounds in milliseconds.  Committers
- * that wait for the disk are fewer, and for them it is the flushes that count.
+ * Above this rate a round is followed by a rest, so that the next one has more
+ * to do: a round costs a transaction and a flush.  The rest is so many times as
+ * long as the round was, within bounds in milliseconds.
  */
 #define BUSY_EVENTS_PER_SECOND	1500
-#define BUSY_FLUSHED_PER_SECOND	500
-#define BUSY_REST_PER_ROUND		5
-#define REST_PER_ROUND			3
+#define REST_PER_ROUND			5
 #define MIN_REST				2
 #define MAX_REST				10
 
 /* Seconds over which the rate is smoothed. */
 #define RATE_WINDOW				0.05
-
-/* So long after a commit that did not wait for the disk others may come, in milliseconds. */
-#define UNFLUSHED_WINDOW		100
 
 /*
  * With work pending that nobody will wake us for, look again after this time,
@@ -109,7 +103,6 @@ typedef struct Sequencer
 	bool		has_flushed;	/* this round has seen to what is asked for */
 	TimestampTz round_started;
 	TimestampTz last_round;
-	TimestampTz last_unflushed; /* a round found that it was asked for a flush */
 	double		rate;			/* events per second, smoothed */
 } Sequencer;
 
@@ -161,7 +154,6 @@ static void store_marks(int64 low_water, int64 log_position);
 static void report(int events, XLogRecPtr sequenced);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
-static bool is_busy(void);
 static long rest_after_round(void);
 static long pause_after(int events);
 
@@ -191,8 +183,6 @@ SequencerRound(long *wait)
 
 	seq.round_started = GetCurrentTimestamp();
 	seq.has_flushed = false;
-	if (flush_request() > GetFlushRecPtr(NULL))
-		seq.last_unflushed = seq.round_started;
 	if (is_scanning())
 		flush_as_asked();
 	try_to_follow();
@@ -634,21 +624,12 @@ confirm_decoded(void)
 	DecodeConfirm(seq.confirmed);
 }
 
-static bool
-is_busy(void)
-{
-	return seq.rate > BUSY_EVENTS_PER_SECOND ||
-		(seq.rate > BUSY_FLUSHED_PER_SECOND &&
-		 TimestampDifferenceExceeds(seq.last_unflushed, seq.round_started, UNFLUSHED_WINDOW));
-}
-
 static long
 rest_after_round(void)
 {
 	int64		took = GetCurrentTimestamp() - seq.round_started;
-	int			times = seq.rate > BUSY_EVENTS_PER_SECOND ? BUSY_REST_PER_ROUND : REST_PER_ROUND;
 
-	return Min(Max(took * times / 1000, MIN_REST), MAX_REST);
+	return Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST);
 }
 
 /* How long to wait for the latch; rests first if there is much to do. */
@@ -660,7 +641,7 @@ pause_after(int events)
 	if (seconds > 0)
 		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
 	seq.last_round = GetCurrentTimestamp();
-	if (events > 0 && is_busy())
+	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
 		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest_after_round(),
 						 PG_WAIT_EXTENSION);
 	if (is_scanning() &&
