@@ -22,10 +22,22 @@ AppendVarint(StringInfo buf, uint64 value)
 }
 
 /* Small magnitudes of either sign become small unsigned values. */
+static inline uint64
+Zigzag(int64 value)
+{
+	return ((uint64) value << 1) ^ (uint64) (value >> 63);
+}
+
+static inline int64
+Unzigzag(uint64 raw)
+{
+	return (int64) (raw >> 1) ^ -(int64) (raw & 1);
+}
+
 static inline void
 AppendZigzag(StringInfo buf, int64 value)
 {
-	AppendVarint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
+	AppendVarint(buf, Zigzag(value));
 }
 
 /* Returns false, leaving *next alone, when the buffer ends within the value. */
@@ -55,7 +67,7 @@ ReadZigzag(const unsigned char **next, const unsigned char *end, int64 *value)
 
 	if (!ReadVarint(next, end, &raw))
 		return false;
-	*value = (int64) (raw >> 1) ^ -(int64) (raw & 1);
+	*value = Unzigzag(raw);
 	return true;
 }
 

@@ -13,11 +13,20 @@
 #endif
 #include "varint.h"
 
-#define LOG_SEGMENT_FORMAT	1
+#define LOG_SEGMENT_FORMAT	2
+#define LOG_SEGMENT_FORMAT_1	1
+
+/* A group's lowest bits. */
+#define GROUP_SEVERAL		0x01
+#define GROUP_APART			0x02
+#define GROUP_BITS			2
+
+/* A step from id to id that is not below this has no room above them. */
+#define MAX_GROUP_ID_STEP	(INT64CONST(1) << 60)
 
 static void open_group(LogSegmentWriter *writer, const LogEntry *entry);
 static void close_group(LogSegmentWriter *writer);
-static bool read_group_header(LogSegmentReader *reader);
+static bool read_group(LogSegmentReader *reader, int64 *id_step);
 
 /* Makes a writer in the current memory context. */
 void
@@ -40,6 +49,7 @@ LogSegmentWriterReset(LogSegmentWriter *writer)
 	writer->group_count = 0;
 	memset(&writer->last, 0, sizeof(LogEntry));
 	writer->group_time_base = 0;
+	writer->group_table_base = 0;
 }
 
 bool
@@ -63,7 +73,8 @@ LogSegmentAdd(LogSegmentWriter *writer, const LogEntry *entry)
 		close_group(writer);
 		open_group(writer, entry);
 	}
-	AppendZigzag(&writer->ids, entry->id - writer->last.id);
+	else
+		AppendZigzag(&writer->ids, entry->id - writer->last.id);
 	writer->group_count++;
 	writer->event_count++;
 	writer->last = *entry;
@@ -87,21 +98,36 @@ open_group(LogSegmentWriter *writer, const LogEntry *entry)
 	if (writer->event_count == 0)
 		writer->first_position = entry->position;
 	writer->group_first = *entry;
+	writer->group_id_base = writer->last.id;
 }
 
 static void
 close_group(LogSegmentWriter *writer)
 {
 	LogEntry   *first = &writer->group_first;
+	int64		id_step = first->id - writer->group_id_base;
+	bool		apart = first->table_no != writer->group_table_base ||
+		first->position != first->transaction ||
+		id_step >= MAX_GROUP_ID_STEP || id_step <= -MAX_GROUP_ID_STEP;
+	uint64		head = apart ? GROUP_APART : Zigzag(id_step) << GROUP_BITS;
 
 	if (writer->group_count == 0)
 		return;
-	AppendVarint(&writer->payload, writer->group_count);
+	if (writer->group_count > 1)
+		head |= GROUP_SEVERAL;
+	AppendVarint(&writer->payload, head);
+	if (writer->group_count > 1)
+		AppendVarint(&writer->payload, writer->group_count);
 	AppendZigzag(&writer->payload, first->committed_at - writer->group_time_base);
-	AppendVarint(&writer->payload, first->position - first->transaction);
-	AppendVarint(&writer->payload, first->table_no);
+	if (apart)
+	{
+		AppendVarint(&writer->payload, first->position - first->transaction);
+		AppendVarint(&writer->payload, first->table_no);
+		AppendZigzag(&writer->payload, id_step);
+	}
 	appendBinaryStringInfo(&writer->payload, writer->ids.data, writer->ids.len);
 	writer->group_time_base = first->committed_at;
+	writer->group_table_base = first->table_no;
 	writer->group_count = 0;
 	resetStringInfo(&writer->ids);
 }
@@ -116,7 +142,9 @@ LogSegmentReaderInit(LogSegmentReader *reader, int64 first_position,
 	reader->end = reader->next + len;
 	reader->remaining = event_count;
 	reader->entry.position = first_position - 1;
-	if (len < 1 || *reader->next++ != LOG_SEGMENT_FORMAT)
+	if (len > 0)
+		reader->format = *reader->next++;
+	if (reader->format != LOG_SEGMENT_FORMAT && reader->format != LOG_SEGMENT_FORMAT_1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("log segment at position " INT64_FORMAT " has an unknown format",
@@ -132,7 +160,7 @@ LogSegmentRead(LogSegmentReader *reader, LogEntry *entry)
 	if (reader->remaining == 0)
 		return false;
 	reader->entry.position++;
-	if ((reader->group_remaining == 0 && !read_group_header(reader)) ||
+	if (reader->group_remaining == 0 ? !read_group(reader, &id_step) :
 		!ReadZigzag(&reader->next, reader->end, &id_step))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -145,23 +173,30 @@ LogSegmentRead(LogSegmentReader *reader, LogEntry *entry)
 	return true;
 }
 
+/* What comes before the second event of a group. */
 static bool
-read_group_header(LogSegmentReader *reader)
+read_group(LogSegmentReader *reader, int64 *id_step)
 {
-	uint64		count;
+	LogEntry   *entry = &reader->entry;
+	uint64		head = GROUP_SEVERAL | GROUP_APART;
+	uint64		count = 1;
 	int64		time_step;
-	uint64		transaction_offset;
-	uint64		table_no;
+	uint64		transaction_offset = 0;
+	uint64		table_no = entry->table_no;
 
-	if (!ReadVarint(&reader->next, reader->end, &count) ||
+	if ((reader->format != LOG_SEGMENT_FORMAT_1 && !ReadVarint(&reader->next, reader->end, &head)) ||
+		((head & GROUP_SEVERAL) && !ReadVarint(&reader->next, reader->end, &count)) ||
 		!ReadZigzag(&reader->next, reader->end, &time_step) ||
-		!ReadVarint(&reader->next, reader->end, &transaction_offset) ||
-		!ReadVarint(&reader->next, reader->end, &table_no) ||
+		((head & GROUP_APART) && (!ReadVarint(&reader->next, reader->end, &transaction_offset) ||
+								  !ReadVarint(&reader->next, reader->end, &table_no) ||
+								  !ReadZigzag(&reader->next, reader->end, id_step))) ||
 		count == 0)
 		return false;
+	if (!(head & GROUP_APART))
+		*id_step = Unzigzag(head >> GROUP_BITS);
 	reader->group_remaining = count;
-	reader->entry.committed_at += time_step;
-	reader->entry.transaction = reader->entry.position - transaction_offset;
-	reader->entry.table_no = table_no;
+	entry->committed_at += time_step;
+	entry->transaction = entry->position - transaction_offset;
+	entry->table_no = table_no;
 	return true;
 }

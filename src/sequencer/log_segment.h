@@ -7,17 +7,26 @@
  * payload is one format byte and then groups, a group being the events of one
  * transaction in one event table that stand next to each other:
  *
- *		varint	number of events in the group
+ *		varint	two flags, GROUP_SEVERAL and GROUP_APART; without the latter,
+ *				above them, the zigzag of the first event's step of id
+ *		varint	with GROUP_SEVERAL: number of events in the group, or else one
  *		zigzag	commit time in microseconds, less that of the group before
- *		varint	position of the group's first event, less the position of
- *				the first event of its transaction (0 unless the transaction
- *				began in an earlier group or segment)
- *		varint	event table's number
- *		zigzag	per event: id, less the id before it in this segment
+ *		varint	with GROUP_APART: position of the group's first event, less the
+ *				position of the first event of its transaction (0 unless the
+ *				transaction began in an earlier group or segment), or else 0
+ *		varint	with GROUP_APART: event table's number, or else that of the
+ *				group before
+ *		zigzag	with GROUP_APART: the first event's step of id
+ *		zigzag	per further event: step of id
+ *
+ * A step of id is the event's id, less that of the event before it in the
+ * segment; for the first, the id itself.
  *
  * So an event of a large transaction takes about one byte, and a transaction
- * of one event about seven.  A payload is kept below the size at which a row
- * would be moved to TOAST.
+ * of one event about two.  Format 1 has groups without the flags and with all
+ * that they would announce.
+ *
+ * A payload is kept below the size at which a row would be moved to TOAST.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,11 +55,12 @@ typedef struct LogSegmentWriter
 	int64		first_position;
 	int32		event_count;
 	StringInfoData payload;		/* starts with room for a varlena header */
-	int			group_start;	/* offset of the open group's body */
 	int32		group_count;
 	LogEntry	last;
-	StringInfoData ids;			/* ids of the open group */
+	StringInfoData ids;			/* ids of the open group, but for the first */
+	int64		group_id_base;	/* what the open group's header is told from */
 	TimestampTz group_time_base;
+	int32		group_table_base;
 	LogEntry	group_first;
 } LogSegmentWriter;
 
@@ -65,6 +75,7 @@ typedef struct LogSegmentReader
 {
 	const unsigned char *next;
 	const unsigned char *end;
+	int			format;
 	int32		remaining;		/* events left in the segment */
 	int32		group_remaining;
 	LogEntry	entry;			/* the event read last */

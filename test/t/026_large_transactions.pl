@@ -145,5 +145,11 @@ ok(wait_until('a merge', sub {
 	'do not each keep a segment');
 log_is_right($node, 'each event once', 'small');
 
+# Ids that jump so far that a step has no room beside a group's flags.
+$node->safe_psql('small', "SELECT setval('daybook.event_id_seq', $_); INSERT INTO orders (stream_id, type) VALUES ('far', 'Happened')")
+  for 1 << 60, (1 << 60) + 3, (1 << 61) + 5, (1 << 62) + 7, '9223372036854775800';
+ok(all_published($node, 'small'), 'ids far apart');
+log_is_right($node, 'each event once', 'small');
+
 $node->stop;
 done_testing();
