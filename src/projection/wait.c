@@ -122,8 +122,7 @@ wait_for_sequencer(const Wait *wait)
 
 	if (pg_atomic_read_u64(&database->sequenced_lsn) >= wait->lsn)
 		return;
-	RequestFlush(wait->lsn);
-	WakeDatabaseWorker();
+	RequestSequencing(wait->lsn);
 	ConditionVariablePrepareToSleep(&database->published);
 	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
 		sleep_until(wait, &database->published, WAITING_FOR_SEQUENCER);

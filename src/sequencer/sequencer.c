@@ -54,8 +54,8 @@
  * to do: a round costs a transaction and a flush.  The rest is so many times as
  * long as the round was, within bounds in milliseconds.
  */
-#define BUSY_EVENTS_PER_SECOND	1500
-#define REST_PER_ROUND			5
+#define BUSY_EVENTS_PER_SECOND	250
+#define REST_PER_ROUND			10
 #define MIN_REST				2
 #define MAX_REST				10
 
@@ -154,8 +154,8 @@ static void store_marks(int64 low_water, int64 log_position);
 static void report(int events, XLogRecPtr sequenced);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
-static long rest_after_round(void);
 static long pause_after(int events);
+static void rest(void);
 
 void
 SequencerStart(void)
@@ -624,15 +624,7 @@ confirm_decoded(void)
 	DecodeConfirm(seq.confirmed);
 }
 
-static long
-rest_after_round(void)
-{
-	int64		took = GetCurrentTimestamp() - seq.round_started;
-
-	return Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST);
-}
-
-/* How long to wait for the latch; rests first if there is much to do. */
+/* How long to wait for the latch; 0 after a rest, during which commits do not set it. */
 static long
 pause_after(int events)
 {
@@ -642,12 +634,35 @@ pause_after(int events)
 		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
 	seq.last_round = GetCurrentTimestamp();
 	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest_after_round(),
-						 PG_WAIT_EXTENSION);
+	{
+		rest();
+		return 0;
+	}
 	if (is_scanning() &&
 		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
 		return PASSAGE_NAPTIME;
 	if (is_scanning() || seq.next_low_water != 0 || !XLogRecPtrIsInvalid(seq.held_back))
 		return PENDING_NAPTIME;
 	return IDLE_NAPTIME;
+}
+
+/*
+ * Lets commits come together, unless a session waits for its own; one that
+ * begins to wait ends the rest.
+ */
+static void
+rest(void)
+{
+	int64		took = GetCurrentTimestamp() - seq.round_started;
+
+	db->resting = true;
+	ResetLatch(MyLatch);
+	if (pg_atomic_read_u64(&db->awaited_lsn) <= pg_atomic_read_u64(&db->sequenced_lsn))
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST),
+						 PG_WAIT_EXTENSION);
+	db->resting = false;
+
+	/* who has seen it true has asked for the next round before that looks */
+	pg_memory_barrier();
 }

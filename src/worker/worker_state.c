@@ -101,6 +101,7 @@ WorkerStateInit(void)
 			pg_atomic_init_u64(&db->head, 0);
 			pg_atomic_init_u64(&db->sequenced_lsn, 0);
 			pg_atomic_init_u64(&db->flush_request, 0);
+			pg_atomic_init_u64(&db->awaited_lsn, 0);
 			ConditionVariableInit(&db->published);
 			ConditionVariableInit(&db->projected);
 			pg_atomic_init_u32(&db->waiting_consumers, 0);
@@ -191,6 +192,7 @@ find_or_add_database(Oid database)
 	pg_atomic_write_u64(&db->head, 0);
 	pg_atomic_write_u64(&db->sequenced_lsn, 0);
 	pg_atomic_write_u64(&db->flush_request, 0);
+	pg_atomic_write_u64(&db->awaited_lsn, 0);
 	return db;
 }
 
@@ -235,14 +237,17 @@ RescanDatabasesAtCommit(void)
 	rescan_at_commit = true;
 }
 
-/* Asks the sequencer to have WAL flushed up to lsn before it looks for events. */
+/* Has the sequencer see to all commits up to lsn at once: this session waits for it. */
 void
-RequestFlush(XLogRecPtr lsn)
+RequestSequencing(XLogRecPtr lsn)
 {
 	DatabaseState *db = MyDatabaseState();
 
-	if (db)
-		raise_to(&db->flush_request, lsn);
+	if (db == NULL)
+		return;
+	raise_to(&db->flush_request, lsn);
+	raise_to(&db->awaited_lsn, lsn);
+	WakeDatabaseWorker();
 }
 
 static void
@@ -285,7 +290,9 @@ end_of_transaction(XactEvent event, void *arg)
 				db->supervise = true;
 				ConditionVariableBroadcast(&db->published);
 			}
-			WakeDatabaseWorker();
+			pg_memory_barrier();
+			if (supervise_at_commit || !db->resting)
+				WakeDatabaseWorker();
 		}
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
@@ -403,6 +410,7 @@ WorkerAttach(bool is_database_worker)
 			db->worker_latch = MyLatch;
 			db->look_again = false;
 			db->hint[0] = '\0';
+			db->resting = false;
 			db->started_at = GetCurrentTimestamp();
 			db->mode = SEQUENCER_STARTING;
 			db->supervise = true;

@@ -54,6 +54,8 @@ typedef struct DatabaseState
 	pg_atomic_uint64 head;		/* last position published */
 	pg_atomic_uint64 sequenced_lsn; /* events of commits up to here are in the log */
 	pg_atomic_uint64 flush_request; /* WAL to flush before the next round */
+	pg_atomic_uint64 awaited_lsn;	/* sessions wait for sequenced_lsn to come here */
+	volatile bool resting;		/* commits need not wake the worker, it looks by itself */
 	ConditionVariable published;	/* head or sequenced_lsn has moved */
 	ConditionVariable projected;	/* some projection's position has moved */
 
@@ -79,7 +81,7 @@ extern void WakeDatabaseWorkerAtCommit(void);
 extern void SuperviseAtCommit(void);
 extern void StartDatabaseWorkerAtCommit(void);
 extern void RescanDatabasesAtCommit(void);
-extern void RequestFlush(XLogRecPtr lsn);
+extern void RequestSequencing(XLogRecPtr lsn);
 
 /* for commands that need a database to themselves */
 extern bool HoldDatabase(Oid database);
