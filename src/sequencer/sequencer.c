@@ -104,6 +104,7 @@ typedef struct Sequencer
 	TimestampTz round_started;
 	TimestampTz last_round;
 	double		rate;			/* events per second, smoothed */
+	bool		rest_is_due;
 } Sequencer;
 
 /*
@@ -155,7 +156,6 @@ static void report(int events, XLogRecPtr sequenced);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
 static long pause_after(int events);
-static void rest(void);
 
 void
 SequencerStart(void)
@@ -183,6 +183,7 @@ SequencerRound(long *wait)
 
 	seq.round_started = GetCurrentTimestamp();
 	seq.has_flushed = false;
+	seq.rest_is_due = false;
 	if (is_scanning())
 		flush_as_asked();
 	try_to_follow();
@@ -624,37 +625,18 @@ confirm_decoded(void)
 	DecodeConfirm(seq.confirmed);
 }
 
-/* How long to wait for the latch; 0 after a rest, during which commits do not set it. */
-static long
-pause_after(int events)
-{
-	double		seconds = (GetCurrentTimestamp() - seq.last_round) / 1000000.0;
-
-	if (seconds > 0)
-		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
-	seq.last_round = GetCurrentTimestamp();
-	if (events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND)
-	{
-		rest();
-		return 0;
-	}
-	if (is_scanning() &&
-		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
-		return PASSAGE_NAPTIME;
-	if (is_scanning() || seq.next_low_water != 0 || !XLogRecPtrIsInvalid(seq.held_back))
-		return PENDING_NAPTIME;
-	return IDLE_NAPTIME;
-}
-
 /*
- * Lets commits come together, unless a session waits for its own; one that
- * begins to wait ends the rest.
+ * Lets commits come together if they come fast, unless a session waits for its
+ * own; one that begins to wait ends the rest.  After a rest, during which
+ * commits do not set the latch, the next round has to follow at once.
  */
-static void
-rest(void)
+bool
+SequencerRest(void)
 {
 	int64		took = GetCurrentTimestamp() - seq.round_started;
 
+	if (!seq.rest_is_due)
+		return false;
 	db->resting = true;
 	ResetLatch(MyLatch);
 	if (pg_atomic_read_u64(&db->awaited_lsn) <= pg_atomic_read_u64(&db->sequenced_lsn))
@@ -665,4 +647,23 @@ rest(void)
 
 	/* who has seen it true has asked for the next round before that looks */
 	pg_memory_barrier();
+	return true;
+}
+
+/* How long to wait for the latch. */
+static long
+pause_after(int events)
+{
+	double		seconds = (GetCurrentTimestamp() - seq.last_round) / 1000000.0;
+
+	if (seconds > 0)
+		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
+	seq.last_round = GetCurrentTimestamp();
+	seq.rest_is_due = events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND;
+	if (is_scanning() &&
+		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
+		return PASSAGE_NAPTIME;
+	if (is_scanning() || seq.next_low_water != 0 || !XLogRecPtrIsInvalid(seq.held_back))
+		return PENDING_NAPTIME;
+	return IDLE_NAPTIME;
 }

@@ -17,4 +17,7 @@ extern void SequencerStart(void);
  */
 extern bool SequencerRound(long *wait);
 
+/* Sleeps a little if that is due; true if it was, and the next round is. */
+extern bool SequencerRest(void);
+
 #endif							/* DAYBOOK_SEQUENCER_H */

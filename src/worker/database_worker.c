@@ -86,7 +86,7 @@ daybook_database_worker_main(Datum arg)
 			supervise_at = time_after(shorter(look_after(ProjectorsSupervise),
 											  look_after(SnapshotWorkerSupervise)));
 		}
-		if (wait == 0)
+		if (SequencerRest() || wait == 0)
 			continue;
 		wait = shorter(wait, time_until(supervise_at));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
