@@ -88,7 +88,7 @@ wait_init(Wait *wait, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot wait for a projection during recovery"),
 				 errhint("Wait on the primary server.")));
-	wait->database = MyDatabaseState();
+	wait->database = MyDatabaseStateToWait();
 	if (wait->database == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

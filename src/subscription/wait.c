@@ -197,7 +197,7 @@ wake_consumers(DatabaseState *db)
 static DatabaseState *
 database_or_error(void)
 {
-	DatabaseState *db = MyDatabaseState();
+	DatabaseState *db = MyDatabaseStateToWait();
 
 	if (db == NULL)
 		ereport(ERROR,

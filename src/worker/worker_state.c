@@ -62,6 +62,7 @@ static bool rescan_at_commit = false;
 /* Somebody has asked this process to end, which is no failure of it. */
 static volatile sig_atomic_t asked_to_end = false;
 
+static DatabaseState *enter_database(void);
 static DatabaseState *find_database(Oid database);
 static DatabaseState *find_or_add_database(Oid database);
 static void detach(int code, Datum is_database_worker);
@@ -140,6 +141,34 @@ MyDatabaseState(void)
 		LWLockRelease(state->lock);
 	}
 	return mine;
+}
+
+/*
+ * For a session that is going to wait for the database's worker.  It may be
+ * here before the launcher, which has still to come after the server's start
+ * or the database's creation.
+ */
+DatabaseState *
+MyDatabaseStateToWait(void)
+{
+	DatabaseState *db = MyDatabaseState();
+
+	return db == NULL && state ? enter_database() : db;
+}
+
+/* NULL when there is no room. */
+static DatabaseState *
+enter_database(void)
+{
+	DatabaseState *db;
+
+	LWLockAcquire(state->lock, LW_EXCLUSIVE);
+	db = find_or_add_database(MyDatabaseId);
+	if (db)
+		db->look_again = true;
+	LWLockRelease(state->lock);
+	wake_launcher();
+	return db;
 }
 
 static DatabaseState *
@@ -269,17 +298,11 @@ end_of_transaction(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT)
 	{
-		DatabaseState *db = NULL;
+		DatabaseState *db;
 
 		if (start_at_commit && state)
-		{
-			LWLockAcquire(state->lock, LW_EXCLUSIVE);
-			db = find_or_add_database(MyDatabaseId);
-			if (db)
-				db->look_again = true;
-			LWLockRelease(state->lock);
-		}
-		if ((start_at_commit || rescan_at_commit) && state)
+			(void) enter_database();
+		if (rescan_at_commit && state)
 			wake_launcher();
 		db = wake_at_commit || supervise_at_commit ? MyDatabaseState() : NULL;
 		if (db)

@@ -73,6 +73,7 @@ extern void WorkerCallbacksInit(void);
 
 /* NULL where the extension has no worker in this database */
 extern DatabaseState *MyDatabaseState(void);
+extern DatabaseState *MyDatabaseStateToWait(void);
 extern bool WorkerStateIsFull(void);
 
 /* for backends */

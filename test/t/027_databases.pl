@@ -161,6 +161,28 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	$node->safe_psql('postgres', 'DROP DATABASE renamed');
 }
 
+# Sessions that come before the launcher has seen their database, as they may
+# right after the server's start too, wait for its worker.
+{
+	my $launcher = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
+	kill 'STOP', $launcher;
+	$node->safe_psql('postgres', 'CREATE DATABASE early TEMPLATE one');
+	$node->safe_psql('early', q{
+		CREATE TABLE seen (id bigint);
+		SELECT daybook.create_projection('seen', '{orders}', 'INSERT INTO seen SELECT id FROM new_events', '{seen}');
+		SELECT daybook.create_subscription('consumer', '{orders}', from_position => daybook.head())});
+	append('early', 3);
+	my @waiting = map { start_pgbench($node, [ '-c', 1, '-t', 1 ], { early => "$_;" }, 'early') }
+		q{SELECT daybook.wait_for_projection('seen', pg_current_wal_insert_lsn(), timeout => '180s')},
+		q{SELECT 1 / count(*) FROM daybook.fetch('consumer', wait => '180s')};
+	ok(wait_until('two that wait', sub {
+		$node->safe_psql('early', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'early' AND wait_event_type = 'Extension'}) == 2
+	}, 10), 'sessions wait for a worker that is not there yet');
+	kill 'CONT', $launcher;
+	ok(finish($_), 'and go on with it') for @waiting;
+	$node->safe_psql('postgres', 'DROP DATABASE early');
+}
+
 # A session that ends in the midst of such a command does not keep the worker out.
 {
 	my $user = $node->background_psql('one', on_error_die => 0);
