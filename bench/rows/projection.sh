@@ -3,6 +3,7 @@
 
 add_row batches "a projection that catches up in batches, against the handler's SQL run by hand over the same rows"
 add_row rebuild "rebuild_projection, against the handler's SQL run by hand once over the whole table"
+add_row workers "rebuild_projection by two workers, against one; and the handler by hand in two sessions, against one"
 add_row latency "from COMMIT to the projection's row, at 1000 appends a second, against LISTEN/NOTIFY"
 
 # The handler of balance.sql over other rows than new_events.
@@ -89,6 +90,54 @@ row_rebuild() {
 	make_event_tables
 	fill_event_tables
 	take_turns "$expected_head events" "$expected_head" rebuild plain daybook
+}
+
+# Handlers that make the same rows: of one statement, of statements that the events are kept for, a function.
+handler_over() {
+	case $handler in
+	INSERT) fold_into_balance "$1" ;;
+	UPDATE)
+		printf '%s' "INSERT INTO balance SELECT DISTINCT stream_id, 0, 0 FROM $1 ON CONFLICT DO NOTHING;
+			UPDATE balance SET events = balance.events + n.events, amount = balance.amount + n.amount
+			FROM (SELECT stream_id, count(*) AS events, sum((data->>'amount')::numeric) AS amount FROM $1 GROUP BY stream_id) n
+			WHERE balance.stream_id = n.stream_id"
+		;;
+	function) printf '%s' "SELECT count(add_to_balance(ROW(e.*)::daybook.event)) FROM (SELECT * FROM $1 ORDER BY id) e" ;;
+	esac
+}
+
+prepare_workers() {
+	empty_balance daybook
+	sql -o /dev/null -v by_hand="$([[ $1 == plain* ]] && echo 1 || echo 0)" \
+		-v is_function="$([ "$handler" = function ] && echo 1 || echo 0)" \
+		-v handler="$(handler_over new_events)" -f "$bench/workers.sql"
+	ask_until_true "SELECT coalesce(min(position), $expected_head) >= $expected_head FROM daybook.projection_status" "the projection"
+	ask "CHECKPOINT"
+}
+
+# The last character of a variant says how many workers or sessions.
+work_together() {
+	local count=${1: -1} i pids=()
+	if [[ $1 == plain* ]]; then
+		for ((i = 0; i < count; i++)); do
+			sql -o /dev/null -c "$(handler_over "(SELECT * FROM plain_event WHERE hashtext(stream_id) & 1 IN ($([ "$count" = 1 ] && echo '0, 1' || echo "$i"))) p")" &
+			pids+=($!)
+		done
+		for i in "${pids[@]}"; do wait "$i" || die "a session by hand failed"; done
+		return 0
+	fi
+	sql -o /dev/null -c "SELECT daybook.rebuild_projection('balance', parallel => $count)"
+	ask_until_true "SELECT NOT EXISTS (SELECT FROM daybook.rebuild_progress)" "the rebuild"
+}
+
+row_workers() {
+	local handler before_each=prepare_workers reads_only=yes
+	make_event_tables
+	fill_event_tables
+	for handler in INSERT UPDATE function; do
+		take_turns "$expected_head events, $handler, by workers" "$expected_head" work_together daybook_1 daybook_2
+		take_turns "$expected_head events, $handler, by hand" "$expected_head" work_together plain_1 plain_2
+	done
 }
 
 measure_latency() {
