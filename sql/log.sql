@@ -209,6 +209,10 @@ SELECT bool_and(get_byte(entries, 0) = 2) AS newer FROM daybook.log_segment WHER
 SELECT count(*) FROM daybook.log WHERE position >= :start;
 SELECT * FROM daybook.log WHERE position >= :start EXCEPT ALL SELECT * FROM log_expected;
 SELECT * FROM (SELECT * FROM daybook.log ORDER BY position DESC LIMIT 3000) l EXCEPT ALL SELECT * FROM log_expected;
+UPDATE daybook.log_segment SET event_count = event_count + 1 WHERE first_position = :start;
+SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), '\d+$', 'N');
+UPDATE daybook.log_segment SET event_count = event_count - 1, entries = substr(entries, 1, length(entries) - 1) WHERE first_position = :start;
+SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), '\d+$', 'N');
 ROLLBACK TO whole;
 -- what has been broken is reported, not passed over
 SAVEPOINT whole;
@@ -221,8 +225,15 @@ ROLLBACK TO whole;
 UPDATE daybook.log_segment SET event_count = event_count + 1 WHERE first_position = :start;
 SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), '\d+$', 'N');
 ROLLBACK TO whole;
-UPDATE daybook.log_segment SET entries = '\x07' WHERE first_position = :start;
-SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), 'position \d+', 'position N');
+UPDATE daybook.log_segment SET event_count = -event_count WHERE first_position = (SELECT max(first_position) FROM daybook.log_segment);
+SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), '(position|have) (-?)\d+', '\1 \2N', 'g');
+SELECT regexp_replace(log_try('SELECT position FROM daybook.log ORDER BY position DESC LIMIT 1'), '(position|have) (-?)\d+', '\1 \2N', 'g');
+ROLLBACK TO whole;
+UPDATE daybook.log_segment SET event_count = 2000000000 WHERE first_position = (SELECT max(first_position) FROM daybook.log_segment);
+SELECT regexp_replace(log_try('SELECT position FROM daybook.log ORDER BY position DESC LIMIT 1'), '(position|have) (-?)\d+', '\1 \2N', 'g');
+ROLLBACK TO whole;
+UPDATE daybook.log_segment SET entries = set_byte(entries, 0, 7) WHERE first_position = :start;
+SELECT regexp_replace(log_try('SELECT count(*) FROM daybook.log'), '(position|have) (-?)\d+', '\1 \2N', 'g');
 ROLLBACK;
 
 -- a table that is gone leaves its positions

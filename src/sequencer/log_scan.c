@@ -205,6 +205,14 @@ next_segment(SegmentScan *segments, ScanDirection direction, Segment *segment)
 													  desc, &isnull));
 	segment->payload = DatumGetByteaPP(heap_getattr(row, Anum_log_segment_entries,
 													desc, &isnull));
+
+	/* an event takes a byte or more */
+	if (segment->event_count < 1 || segment->event_count > VARSIZE_ANY_EXHDR(segment->payload))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("log segment at position " INT64_FORMAT " cannot have %d events",
+						segment->first_position, segment->event_count),
+				 errdetail("It has %d bytes.", (int) VARSIZE_ANY_EXHDR(segment->payload))));
 	return true;
 }
 

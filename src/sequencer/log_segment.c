@@ -105,14 +105,17 @@ static void
 close_group(LogSegmentWriter *writer)
 {
 	LogEntry   *first = &writer->group_first;
-	int64		id_step = first->id - writer->group_id_base;
-	bool		apart = first->table_no != writer->group_table_base ||
-		first->position != first->transaction ||
-		id_step >= MAX_GROUP_ID_STEP || id_step <= -MAX_GROUP_ID_STEP;
-	uint64		head = apart ? GROUP_APART : Zigzag(id_step) << GROUP_BITS;
+	int64		id_step;
+	bool		apart;
+	uint64		head;
 
 	if (writer->group_count == 0)
 		return;
+	id_step = first->id - writer->group_id_base;
+	apart = first->table_no != writer->group_table_base ||
+		first->position != first->transaction ||
+		id_step >= MAX_GROUP_ID_STEP || id_step <= -MAX_GROUP_ID_STEP;
+	head = apart ? GROUP_APART : Zigzag(id_step) << GROUP_BITS;
 	if (writer->group_count > 1)
 		head |= GROUP_SEVERAL;
 	AppendVarint(&writer->payload, head);

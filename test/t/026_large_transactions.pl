@@ -123,13 +123,16 @@ log_is_right($node, 'each event once', 'small');
 
 # Trickling in one by one: each round has one event, and they are merged when
 # there is nothing else to do, however many came together just before.
-my $head = $node->safe_psql('small', 'SELECT daybook.head()') + 10000;
-$node->safe_psql('small', q{
-DO $$
+sub trickle
+{
+	my ($together) = @_;
+	my $head = $node->safe_psql('small', 'SELECT daybook.head()') + $together;
+	$node->safe_psql('small', qq{
+DO \$\$
 DECLARE
 	wanted bigint;
 BEGIN
-	INSERT INTO orders (stream_id, type) SELECT 'together-' || i % 100, 'Happened' FROM generate_series(1, 10000) i;
+	INSERT INTO orders (stream_id, type) SELECT 'together-' || i % 100, 'Happened' FROM generate_series(1, $together) i;
 	FOR i IN 1 .. 60 LOOP
 		INSERT INTO orders (stream_id, type) VALUES ('trickle', 'Happened');
 		COMMIT;
@@ -138,17 +141,33 @@ BEGIN
 			PERFORM pg_sleep(0.001);
 		END LOOP;
 	END LOOP;
-END $$});
-ok(all_published($node, 'small'), 'events that come one by one');
-ok(wait_until('a merge', sub {
-	$node->safe_psql('small', "SELECT count(*) < 40 FROM daybook.log_segment WHERE first_position > $head") eq 't' }, 30),
-	'do not each keep a segment');
-log_is_right($node, 'each event once', 'small');
+END \$\$});
+	ok(all_published($node, 'small'), 'events that come one by one');
+	ok(wait_until('a merge', sub {
+		$node->safe_psql('small', "SELECT count(*) < 40 FROM daybook.log_segment WHERE first_position > $head") eq 't' }, 30),
+		'do not each keep a segment');
+	log_is_right($node, 'each event once', 'small');
+}
 
-# Ids that jump so far that a step has no room beside a group's flags.
+trickle(10000);
+
+# Ids that jump so far that a step has no room beside a group's flags, up and
+# down; in segments of their own, and merged.
+my $early = $node->background_psql('small');
+$early->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('early', 'Happened')});
 $node->safe_psql('small', "SELECT setval('daybook.event_id_seq', $_); INSERT INTO orders (stream_id, type) VALUES ('far', 'Happened')")
-  for 1 << 60, (1 << 60) + 3, (1 << 61) + 5, (1 << 62) + 7, '9223372036854775800';
+  for (1 << 60) + 1_000_000, 1 << 62, (1 << 62) + 1_000_000;
+$early->query_safe('COMMIT');
+$early->quit;
+$node->safe_psql('small', q{INSERT INTO orders (stream_id, type) VALUES ('far', 'Happened')});
 ok(all_published($node, 'small'), 'ids far apart');
+my $id_steps = q{SELECT bool_or(step > 1::bigint << 61), bool_or(step < -(1::bigint << 61)) FROM (SELECT id - lag(id) OVER (ORDER BY position) AS step FROM daybook.log) l};
+is($node->safe_psql('small', $id_steps), 't|t', 'up and down');
+log_is_right($node, 'each event once', 'small');
+trickle(0);
+is($node->safe_psql('small', $id_steps), 't|t', 'and they are what they were');
+$node->safe_psql('small', "SELECT setval('daybook.event_id_seq', 9223372036854775800); INSERT INTO orders (stream_id, type) VALUES ('far', 'Happened')");
+ok(all_published($node, 'small'), 'up to the last');
 log_is_right($node, 'each event once', 'small');
 
 $node->stop;
