@@ -105,6 +105,7 @@ typedef struct Sequencer
 	TimestampTz last_round;
 	double		rate;			/* events per second, smoothed */
 	bool		rest_is_due;
+	XLogRecPtr	awaited_before; /* at the last rest */
 } Sequencer;
 
 /*
@@ -343,6 +344,9 @@ flush_as_asked(void)
 {
 	XLogRecPtr	request = flush_request();
 
+	/* a place within a record is decoded together with all of the record */
+	if (!is_scanning() && DecodedUpTo() < request && request <= GetFlushRecPtr(NULL))
+		request = WalPlace(GetXLogInsertRecPtr());
 	if (!XLogRecPtrIsInvalid(request))
 		XLogFlush(request);
 	seq.has_flushed = true;
@@ -627,22 +631,27 @@ confirm_decoded(void)
 
 /*
  * Lets commits come together if they come fast, unless a session waits for its
- * own; one that begins to wait ends the rest.  After a rest, during which
- * commits do not set the latch, the next round has to follow at once.
+ * own; one that begins to wait ends the rest.  One that has waited through a
+ * round may have given up, and keeps none from being taken any more.  After a
+ * rest, during which commits do not set the latch, the next round has to
+ * follow at once.
  */
 bool
 SequencerRest(void)
 {
 	int64		took = GetCurrentTimestamp() - seq.round_started;
+	XLogRecPtr	awaited;
 
 	if (!seq.rest_is_due)
 		return false;
 	db->resting = true;
 	ResetLatch(MyLatch);
-	if (pg_atomic_read_u64(&db->awaited_lsn) <= pg_atomic_read_u64(&db->sequenced_lsn))
+	awaited = pg_atomic_read_u64(&db->awaited_lsn);
+	if (awaited <= pg_atomic_read_u64(&db->sequenced_lsn) || awaited == seq.awaited_before)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST),
 						 PG_WAIT_EXTENSION);
+	seq.awaited_before = awaited;
 	db->resting = false;
 
 	/* who has seen it true has asked for the next round before that looks */

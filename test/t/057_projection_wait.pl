@@ -16,6 +16,19 @@ CREATE TABLE seen (id bigint PRIMARY KEY);
 SELECT daybook.create_projection('seen', '{event}', 'INSERT INTO seen SELECT id FROM new_events', '{seen}');
 SELECT daybook.wait_for_projection('seen')});
 
+# A place within a record that has been flushed in part: the WAL writer flushes
+# whole pages of transactions in progress.
+wait_for_mode($node, 'decoding');
+my $writer = $node->background_psql('postgres');
+$writer->query_safe(q{BEGIN; SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000))});
+ok(wait_until('a part of a record', sub {
+	sql(q{SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() AND pg_current_wal_flush_lsn() > pg_current_wal_insert_lsn() - 50000}) eq 't' }),
+	'a record that has been flushed in part');
+my ($ret, $out, $err) = $node->psql('postgres', q{SELECT daybook.wait_for_projection('seen', pg_current_wal_flush_lsn())});
+is("$ret$err", '0', 'can be waited for');
+$writer->query_safe('COMMIT');
+$writer->quit;
+
 # A thousand waits for a thousand events are a thousand statements.
 sql('SELECT pg_stat_statements_reset()');
 my $bench = start_pgbench($node, [ '-c', 10, '-t', 100 ], { waiting => q{
@@ -44,7 +57,7 @@ my $before = sql($scans);
 my $sleepers = start_pgbench($node, [ '-c', 50, '-t', 1 ], { sleeping => q{SELECT daybook.wait_for_projection('slow', pg_current_wal_insert_lsn(), timeout => '60s');} });
 ok(wait_until('fifty sleep', sub {
 	sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query ~ '^SELECT daybook.wait_for' AND wait_event_type = 'Extension'}) == 50 }), 'fifty sessions sleep');
-my ($ret, $out, $err) = $node->psql('postgres', q{SELECT daybook.wait_for_projection('slow', pg_current_wal_insert_lsn(), timeout => '3s')});
+($ret, $out, $err) = $node->psql('postgres', q{SELECT daybook.wait_for_projection('slow', pg_current_wal_insert_lsn(), timeout => '3s')});
 like($err, qr/timed out waiting for projection "slow"\nDETAIL: +It is at position 1000, 1 events before position 1001\./, 'a time-out names the lag');
 $blocker->query_safe('COMMIT');
 $blocker->quit;
