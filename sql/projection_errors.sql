@@ -93,7 +93,7 @@ END $$;
 
 -- the event that fails is found, and those before it are applied
 ALTER TABLE kept ADD CONSTRAINT not_77 CHECK (n <> 77);
-SELECT daybook.wait_for_projection('p') AS base \gset
+SELECT daybook.wait_for_projection('p', timeout => '3min') AS base \gset
 INSERT INTO account (stream_id, type, data) SELECT 'account-' || n % 7, 'Counted', jsonb_build_object('n', n) FROM generate_series(1, 250) n;
 SELECT reach('p', 'failed');
 SELECT count(*), max(n) FROM kept;
@@ -104,14 +104,14 @@ SELECT state, position - :base AS position, lag_events, error_sqlstate, error_me
 FROM daybook.projection_status WHERE name = 'p';
 SELECT regexp_replace(error_detail, '\(\d+', '(id') FROM daybook.projection_status WHERE name = 'p';
 -- it is waited for in vain
-DO $$ BEGIN PERFORM daybook.wait_for_projection('p'); EXCEPTION WHEN OTHERS THEN RAISE WARNING '%', regexp_replace(SQLERRM, '\d+$', 'N'); END $$;
+DO $$ BEGIN PERFORM daybook.wait_for_projection('p', timeout => '3min'); EXCEPTION WHEN OTHERS THEN RAISE WARNING '%', regexp_replace(SQLERRM, '\d+$', 'N'); END $$;
 -- it stays failed when tried again
 SELECT daybook.resume_projection('p');
 SELECT reach('p', 'failed');
 -- and goes on by itself when the cause is gone
 ALTER TABLE kept DROP CONSTRAINT not_77;
 SELECT reach('p', 'running');
-SELECT daybook.wait_for_projection('p') - :base AS position;
+SELECT daybook.wait_for_projection('p', timeout => '3min') - :base AS position;
 SELECT count(*), max(n) FROM kept;
 SELECT state, error_sqlstate, error_message, error_position, failed_at, attempts, retry_at FROM daybook.projection_status WHERE name = 'p';
 
@@ -128,7 +128,7 @@ SELECT count(*), max(n) FROM called;
 SELECT error_sqlstate, error_message, error_detail, error_context, error_position - :base AS error_position FROM daybook.projection_status WHERE name = 'call';
 CREATE OR REPLACE FUNCTION call(e daybook.event) RETURNS void LANGUAGE sql AS 'INSERT INTO called VALUES ($1.id, ($1.data->>''n'')::int)';
 SELECT daybook.resume_projection('call');
-SELECT daybook.wait_for_projection('call') - :base AS position;
+SELECT daybook.wait_for_projection('call', timeout => '3min') - :base AS position;
 SELECT count(*), count(DISTINCT n), max(n) FROM called;
 SELECT daybook.drop_projection('call');
 
@@ -143,7 +143,7 @@ SELECT position - :base AS position, error_sqlstate, error_message, error_contex
 FROM daybook.projection_status WHERE name = 'upcast';
 SELECT daybook.drop_upcaster('account', 'Counted', 1);
 SELECT daybook.resume_projection('upcast');
-SELECT daybook.wait_for_projection('upcast') - :base AS position;
+SELECT daybook.wait_for_projection('upcast', timeout => '3min') - :base AS position;
 SELECT count(*) FROM upcast;
 SELECT daybook.drop_projection('upcast');
 
@@ -168,7 +168,7 @@ SELECT daybook.drop_projection('unlucky');
 -- a table that is gone, and one that comes back
 CREATE TABLE brief (id bigint);
 SELECT daybook.create_projection('brief', '{account}', 'INSERT INTO brief SELECT id FROM new_events', '{brief}');
-SELECT daybook.wait_for_projection('brief') - :base AS position;
+SELECT daybook.wait_for_projection('brief', timeout => '3min') - :base AS position;
 DROP TABLE brief;
 INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Counted', '{"n": 1000}');
 SELECT reach('brief', 'failed');
@@ -180,7 +180,7 @@ SELECT daybook.drop_projection('brief');
 
 -- tables of two projections are not rebuilt for one of them
 SELECT daybook.create_projection('second', '{account}', 'INSERT INTO kept SELECT -id, 0 FROM new_events', '{kept}');
-SELECT daybook.wait_for_projection('second') - :base AS position;
+SELECT daybook.wait_for_projection('second', timeout => '3min') - :base AS position;
 SELECT daybook.rebuild_projection('second');
 SELECT daybook.drop_projection('second');
 -- nor are tables that others refer to
@@ -209,7 +209,7 @@ DO $$ BEGIN
 	PERFORM setval('errors_test.attempt', 1000);
 	PERFORM pg_cancel_backend(worker_pid) FROM daybook.projection_status WHERE name = 'cancelled';
 END $$;
-SELECT daybook.wait_for_projection('cancelled') - :base AS position;
+SELECT daybook.wait_for_projection('cancelled', timeout => '3min') - :base AS position;
 SELECT daybook.drop_projection('cancelled');
 
 -- privileges
@@ -234,7 +234,7 @@ SELECT try($$'ann', '{account}', 'call(daybook.event)'::regprocedure, '{ann}'$$)
 \pset tuples_only
 -- handlers run as the owner, who cannot become anyone else
 SELECT daybook.create_projection('ann', '{account}', 'INSERT INTO ann SELECT id, current_user, recorded_by FROM new_events WHERE data->>''n'' = ''1''', '{ann}');
-SELECT daybook.wait_for_projection('ann') - :base AS position;
+SELECT daybook.wait_for_projection('ann', timeout => '3min') - :base AS position;
 SELECT who FROM ann;
 CREATE FUNCTION become() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; RETURN current_user; END $$;
 SELECT daybook.create_projection('climb', '{account}', 'INSERT INTO ann SELECT -id, errors_test.become() FROM new_events', '{ann}');
@@ -247,7 +247,7 @@ SELECT daybook.pause_projection('ann');
 SELECT daybook.resume_projection('ann');
 SELECT daybook.rebuild_projection('ann');
 SELECT daybook.drop_projection('ann');
-SELECT daybook.wait_for_projection('ann') - :base AS position;
+SELECT daybook.wait_for_projection('ann', timeout => '3min') - :base AS position;
 SELECT name, owner, state FROM daybook.projection_status WHERE name = 'ann';
 SELECT * FROM daybook.projection;
 RESET ROLE;
@@ -262,7 +262,7 @@ SELECT error_sqlstate, error_message, error_detail, error_context FROM daybook.p
 RESET ROLE;
 GRANT SELECT ON account TO projection_ann;
 SELECT daybook.resume_projection('ann');
-SELECT daybook.wait_for_projection('ann') - :base AS position;
+SELECT daybook.wait_for_projection('ann', timeout => '3min') - :base AS position;
 SELECT count(*) FROM ann;
 -- inline takes the right to make triggers
 GRANT TRIGGER ON account TO projection_ann;

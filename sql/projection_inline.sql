@@ -78,7 +78,7 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-6', 'Opened', '{"am
 INSERT INTO transfer (stream_id, type, data) VALUES ('account-6', 'Received', '{"amount": 60}');
 SELECT count(*) FROM balance WHERE account = 'account-6';
 SELECT state FROM daybook.projection_status WHERE name = 'balance';
-SELECT daybook.wait_for_projection('balance');
+SELECT daybook.wait_for_projection('balance', timeout => '3min');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT daybook.resume_projection('balance');
 ROLLBACK;
@@ -120,7 +120,7 @@ DROP TRIGGER daybook_inline_balance ON forged;
 INSERT INTO forged SELECT * FROM account LIMIT 1;
 ALTER TABLE account DISABLE TRIGGER daybook_inline_balance;
 SELECT state FROM daybook.projection_status WHERE name = 'balance';
-SELECT daybook.wait_for_projection('balance');
+SELECT daybook.wait_for_projection('balance', timeout => '3min');
 ALTER TABLE account ENABLE ALWAYS TRIGGER daybook_inline_balance;
 SELECT state FROM daybook.projection_status WHERE name = 'balance';
 

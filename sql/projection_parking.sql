@@ -13,13 +13,13 @@ SELECT daybook.create_projection('balance', '{account,transfer}', $$
 	SELECT stream_id, sum((data->>'amount')::int), count(*), string_agg(type, ' ' ORDER BY position) FROM new_events GROUP BY 1
 	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount, events = b.events + excluded.events, steps = b.steps || ' ' || excluded.steps
 $$, '{balance}');
-SELECT daybook.wait_for_projection('balance') AS base \gset
+SELECT daybook.wait_for_projection('balance', timeout => '3min') AS base \gset
 
 -- the streams 2 and 4 hold something that cannot be applied
 INSERT INTO account (stream_id, type, data)
 SELECT 'account-' || n % 10, chr(65 + n / 10), jsonb_build_object('amount', CASE n WHEN 12 THEN '"many"'::jsonb WHEN 24 THEN '-100' ELSE '1' END)
 FROM generate_series(0, 59) n;
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM balance ORDER BY 1;
 SELECT position - :base AS position, event_table, stream_id, is_cause, sqlstate, message, attempts,
 	event_id = (SELECT id FROM account a WHERE a.id = p.event_id AND a.stream_id = p.stream_id) AS same_event
@@ -30,7 +30,7 @@ SELECT state, parked_streams, parked_events, error_sqlstate, lag_events FROM day
 -- what comes later queues too; a stream of the same name in another table goes on
 INSERT INTO account (stream_id, type, data) VALUES ('account-2', 'G', '{"amount": 1}'), ('account-3', 'G', '{"amount": 1}');
 INSERT INTO transfer (stream_id, type, data) VALUES ('account-2', 'T', '{"amount": 1000}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM balance WHERE account IN ('account-2', 'account-3') ORDER BY 1;
 SELECT stream_id, count(*) FROM daybook.parked_events WHERE projection = 'balance' GROUP BY 1 ORDER BY 1;
 
@@ -47,13 +47,13 @@ SELECT daybook.retry_parked('balance', 'account-4', 'account', max_events => 2);
 SELECT position - :base AS position, stream_id, is_cause, sqlstate FROM daybook.parked_events WHERE projection = 'balance' AND stream_id = 'account-4' ORDER BY 1;
 -- the stream still waits for what is left
 INSERT INTO account (stream_id, type, data) VALUES ('account-4', 'G', '{"amount": 1}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT steps FROM balance WHERE account = 'account-4';
 SELECT daybook.retry_parked('balance');
 SELECT * FROM balance WHERE account = 'account-4';
 -- and is free then
 INSERT INTO account (stream_id, type, data) VALUES ('account-4', 'H', '{"amount": 1}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM balance WHERE account = 'account-4';
 -- a retry that is rolled back
 BEGIN;
@@ -78,10 +78,10 @@ SELECT parked_streams, parked_events FROM daybook.projection_status WHERE name =
 
 -- a whole stream is given up
 INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'G', '{"amount": "x"}'), ('account-7', 'H', '{"amount": 1}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT daybook.discard_parked('balance', 'account-7', 'not an account');
 INSERT INTO account (stream_id, type, data) VALUES ('account-7', 'I', '{"amount": 1}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM balance WHERE account = 'account-7';
 
 -- a function handler; what fails only after others went through
@@ -92,7 +92,7 @@ BEGIN
 END $$;
 SELECT daybook.create_projection('call', '{transfer}', 'call(daybook.event)'::regprocedure, '{called}', from_position => daybook.head(), batch_size => 7);
 INSERT INTO transfer (stream_id, type, data) SELECT 's-' || n % 20, 'N', jsonb_build_object('n', CASE WHEN n = 50 THEN 7 ELSE n END) FROM generate_series(1, 100) n;
-SELECT daybook.wait_for_projection('call') > 0 AS reached;
+SELECT daybook.wait_for_projection('call', timeout => '3min') > 0 AS reached;
 SELECT count(*), max(n) FROM called;
 SELECT stream_id, is_cause, sqlstate, message FROM daybook.parked_events WHERE projection = 'call' ORDER BY position;
 DELETE FROM called WHERE n = 7;
@@ -103,10 +103,10 @@ SELECT count(*), max(n) FROM called;
 UPDATE called SET n = n + 1000;
 INSERT INTO called VALUES (7);
 INSERT INTO transfer (stream_id, type, data) VALUES ('s-0', 'N', '{"n": 7}');
-SELECT daybook.wait_for_projection('call') > 0 AS reached;
+SELECT daybook.wait_for_projection('call', timeout => '3min') > 0 AS reached;
 SELECT parked_streams, parked_events FROM daybook.projection_status WHERE name = 'call';
 SELECT daybook.rebuild_projection('call');
-SELECT daybook.wait_for_projection('call') > 0 AS reached;
+SELECT daybook.wait_for_projection('call', timeout => '3min') > 0 AS reached;
 SELECT count(*), count(DISTINCT n), max(n) FROM called;
 SELECT stream_id, count(*), bool_or(is_cause) FROM daybook.parked_events WHERE projection = 'call' GROUP BY 1 ORDER BY 1;
 SELECT daybook.drop_projection('call');
@@ -114,7 +114,7 @@ SELECT count(*) FROM daybook.projection_parked WHERE projection = 'call';
 
 -- only the owner sees and settles what is parked
 INSERT INTO account (stream_id, type, data) VALUES ('account-8', 'G', '{"amount": "x"}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 CREATE ROLE parking_bob;
 GRANT USAGE ON SCHEMA parking_test TO parking_bob;
 SET ROLE parking_bob;

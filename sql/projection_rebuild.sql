@@ -40,7 +40,7 @@ SELECT daybook.create_projection('balance', '{account}', $$
 	ON CONFLICT ON CONSTRAINT one_per_account DO UPDATE SET amount = b.amount + excluded.amount, story = greatest(b.story, excluded.story);
 	INSERT INTO rebuild_test.entry SELECT id, stream_id FROM new_events WHERE stream_id IN (SELECT account FROM rebuild_test.balance)
 $$, '{balance,entry}');
-SELECT daybook.wait_for_projection('balance') > 0 AS reached;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') > 0 AS reached;
 CREATE TABLE kept AS TABLE balance;
 CREATE TABLE kept_entry AS TABLE entry;
 SELECT oid AS balance_oid FROM pg_class WHERE oid = 'balance'::regclass \gset
@@ -79,7 +79,7 @@ INSERT INTO balance (account, currency) VALUES ('account-7', 'EUR');
 INSERT INTO balance (account, currency) VALUES ('other', 'USD');
 DELETE FROM balance WHERE account = 'account-7';
 INSERT INTO account (stream_id, type, data) VALUES ('account-new', 'Paid', '{"amount": 1}');
-SELECT daybook.wait_for_projection('balance') > 0 AS reached;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') > 0 AS reached;
 SELECT n > 345 AS n, serial > 50 AS serial, doubled, touched FROM balance WHERE account = 'account-new';
 VACUUM ANALYZE balance;
 REINDEX TABLE balance;
@@ -113,7 +113,7 @@ BEGIN;
 SELECT daybook.rebuild_projection('balance');
 ROLLBACK;
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%';
-SELECT daybook.wait_for_projection('balance') > 0 AS reached;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') > 0 AS reached;
 SELECT count(*), sum(amount) FROM balance;
 
 -- tables that change meanwhile are not exchanged
@@ -143,7 +143,7 @@ BEGIN
 	INSERT INTO rebuild_test.called VALUES (e.id, (SELECT count(*) FROM rebuild_test.called));
 END $$;
 SELECT daybook.create_projection('call', '{account}', 'call(daybook.event)'::regprocedure, '{called}');
-SELECT daybook.wait_for_projection('call') > 0 AS reached;
+SELECT daybook.wait_for_projection('call', timeout => '3min') > 0 AS reached;
 CREATE TABLE kept_called AS TABLE called;
 DELETE FROM called;
 SELECT daybook.rebuild_projection('call', in_place => false);

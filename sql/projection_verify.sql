@@ -12,7 +12,7 @@ SELECT daybook.create_projection('balance', '{account}', $$
 	ON CONFLICT (account) DO UPDATE SET amount = b.amount + excluded.amount;
 	INSERT INTO verify_test.entry SELECT id, stream_id, data FROM new_events;
 $$, '{balance,entry}', batch_size => 50);
-SELECT daybook.wait_for_projection('balance') AS base \gset
+SELECT daybook.wait_for_projection('balance', timeout => '3min') AS base \gset
 
 SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
 SELECT "table", difference, count(*) FROM daybook.verify_projection('balance') GROUP BY 1, 2 ORDER BY 1, 2;
@@ -38,7 +38,7 @@ SELECT rebuilt_at > created_at AS rebuilt FROM daybook.projection_status;
 -- what is parked or discarded does not count
 INSERT INTO account (stream_id, type, data) VALUES
 	('account-1', 'Paid', '{"amount": "x"}'), ('account-1', 'Paid', '{"amount": 1}'), ('account-2', 'Paid', '{"amount": "y"}'), ('account-2', 'Paid', '{"amount": 2}');
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM daybook.verify_projection('balance', ignore_columns => '{seen}');
 SELECT daybook.discard_parked('balance', 3 + :base, 'no amount');
 SELECT daybook.retry_parked('balance');
@@ -53,7 +53,7 @@ BEGIN
 	INSERT INTO called VALUES (e.id, e.version) ON CONFLICT DO NOTHING;
 END $$;
 SELECT daybook.create_projection('call', '{account}', 'call(daybook.event)'::regprocedure, '{called}');
-SELECT daybook.wait_for_projection('call') - :base AS position;
+SELECT daybook.wait_for_projection('call', timeout => '3min') - :base AS position;
 SELECT call(a::daybook.event) FROM account a LIMIT 1;
 DELETE FROM called WHERE n = 7;
 SELECT row->>'n' AS n, difference, count(*) FROM daybook.verify_projection('call') GROUP BY 1, 2;
@@ -68,7 +68,7 @@ SELECT count(*), max(n) FROM called;
 SELECT handler_kind, handler, batch_size, on_error FROM daybook.projection_status WHERE name = 'call';
 SELECT * FROM daybook.verify_projection('call');
 INSERT INTO account (stream_id, type) VALUES ('b', 'Other');
-SELECT daybook.wait_for_projection('call') - :base AS position;
+SELECT daybook.wait_for_projection('call', timeout => '3min') - :base AS position;
 SELECT count(*), max(n) FROM called;
 -- settings alone need no rebuild
 SELECT daybook.alter_projection('call', batch_size => 5, on_error => 'stop');

@@ -36,7 +36,7 @@ INSERT INTO account (stream_id, type, schema_version, data)
 SELECT 'account-' || n % 10, CASE WHEN n % 3 = 0 THEN 'Sent' ELSE 'Moved' END, 1,
 	CASE WHEN n IN (12, 27, 47) THEN '{"amount": "many"}' ELSE jsonb_build_object('amount', n / 10) END
 FROM generate_series(0, 59) n;
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT * FROM balance ORDER BY 1;
 SELECT position - :base AS position, stream_id, is_cause, sqlstate, message, attempts FROM daybook.parked_events WHERE projection = 'balance' ORDER BY 1;
 SELECT context ~ 'upcaster unreadable.cents\(pg_catalog.jsonb\) of event type "Sent", schema version 1\nevent table "account", stream "account-2", version 2' AS tells_context
@@ -44,7 +44,7 @@ FROM daybook.parked_events WHERE projection = 'balance' AND is_cause ORDER BY po
 SELECT state, parked_streams, parked_events, error_sqlstate, lag_events FROM daybook.projection_status WHERE name = 'balance';
 -- later events of these streams queue too
 INSERT INTO account (stream_id, type, data) SELECT 'account-' || n, 'Moved', '{"amount": 6}' FROM generate_series(6, 7) n;
-SELECT daybook.wait_for_projection('balance') - :base AS position;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT stream_id, count(*) FROM daybook.parked_events WHERE projection = 'balance' GROUP BY 1 ORDER BY 1;
 
 -- a projection that shall stop, stops before the first of them

@@ -170,7 +170,7 @@ $node->restart;
 append(50);
 caught_up('projections go on with wal_level = replica');
 is(sql(q{INSERT INTO event (stream_id, type) VALUES ('waited-1', 'Happened');
-SELECT daybook.wait_for_projection('p1') AS reached \gset
+SELECT daybook.wait_for_projection('p1', timeout => '3min') AS reached \gset
 SELECT :reached = daybook.head()}), 't', 'and are waited for');
 
 # DROP DATABASE and DROP EXTENSION while workers are at it.
@@ -195,14 +195,14 @@ $node->safe_psql('leaving', q{
 	SELECT daybook.create_event_table('event');
 	CREATE TABLE idle (id bigint);
 	SELECT daybook.create_projection('idle', '{event}', 'INSERT INTO idle SELECT id FROM new_events', '{idle}');
-	SELECT daybook.wait_for_projection('idle');
+	SELECT daybook.wait_for_projection('idle', timeout => '3min');
 	SELECT daybook.drop_event_table('event')});
 $node->safe_psql('leaving', 'DROP EXTENSION daybook');
 ok(wait_until('no worker is left', sub { sql(q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'leaving'}) == 0 }), 'DROP EXTENSION ends them');
 $node->safe_psql('leaving', q{CREATE EXTENSION daybook; SELECT daybook.create_event_table('event');
 	SELECT daybook.create_projection('idle', '{event}', 'INSERT INTO idle SELECT id FROM new_events', '{idle}');
 	INSERT INTO event (stream_id, type) VALUES ('s-1', 'Happened')});
-is($node->safe_psql('leaving', q{SELECT daybook.wait_for_projection('idle', pg_current_wal_insert_lsn()); SELECT count(*) FROM idle}), "1\n1", 'and it can be created again');
+is($node->safe_psql('leaving', q{SELECT daybook.wait_for_projection('idle', pg_current_wal_insert_lsn(), timeout => '3min'); SELECT count(*) FROM idle}), "1\n1", 'and it can be created again');
 sql('DROP DATABASE leaving');
 
 # An endless handler is broken off at whatever moment: while its worker starts,

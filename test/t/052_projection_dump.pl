@@ -59,7 +59,7 @@ sub rows_are_right
 	is(sql($database, 'SELECT sum(n) FROM counted'), 1101, "$database: and the others when it is resumed");
 	sql($database, q{INSERT INTO "Some Place"."the events" (stream_id, type) VALUES ('s-1', 'Late')});
 	is(sql($database, 'SELECT sum(n) FROM counted'), 1102, "$database: new events are applied inline");
-	is(sql($database, q{SELECT daybook.wait_for_projection('own', pg_current_wal_insert_lsn()); SELECT count(*) FROM "Some Place".own}), "1102\n1102",
+	is(sql($database, q{SELECT daybook.wait_for_projection('own', pg_current_wal_insert_lsn(), timeout => '3min'); SELECT count(*) FROM "Some Place".own}), "1102\n1102",
 		"$database: and by the workers");
 	is(sql($database, q{SELECT string_agg(name || ' ' || owner, ', ' ORDER BY name) FROM daybook.projection_status}),
 		'it\'s inline ' . sql($database, 'SELECT current_user') . ', kept ' . sql($database, 'SELECT current_user') . ', own keeper', "$database: owners are the same");
@@ -153,7 +153,7 @@ sub rebuild_is_right
 	is(sql($database, q{SELECT count(*) FILTER (WHERE is_cause), count(DISTINCT stream_id) FROM daybook.parked_events WHERE projection = 'balance'}), '2|2', "$database: two streams are parked");
 	sql($database, q{INSERT INTO account (stream_id, type, data) SELECT 'a-' || i, 'Paid', '{"amount": 5}' FROM generate_series(0, 99) i;
 		ALTER TABLE balance DROP CONSTRAINT balance_amount_check});
-	sql($database, q{SELECT daybook.wait_for_projection('balance', pg_current_wal_insert_lsn()); SELECT daybook.retry_parked('balance')});
+	sql($database, q{SELECT daybook.wait_for_projection('balance', pg_current_wal_insert_lsn(), timeout => '3min'); SELECT daybook.retry_parked('balance')});
 	is(sql($database, q{SELECT sum(amount) = (SELECT sum((data->>'amount')::bigint) FROM account), sum(entries) FROM report}), 't|20100', "$database: they go on, and what was parked can be applied");
 	is(sql($database, q{SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%'}), 0, "$database: nothing is left over");
 }
