@@ -45,25 +45,39 @@ row_storage() {
 
 append_to_history() {
 	case $1 in
-	daybook_few) append_with daybook ;;
-	daybook_many) append_with "$work/bench/daybook_many" ;;
+	plain_few | daybook_few) append_with "${1%_few}" ;;
+	*_many) append_with "$work/bench/$1" ;;
 	esac
+}
+
+# fill_history TABLE VERSION: in parts, so that the WAL of all of it need not be
+# kept at once; VERSION is an expression over i.
+fill_history() {
+	sql -v events="$HISTORY_EVENTS" -v streams="$STREAMS" -v payload="$payload" -v into="$1" -v version="$2" <<-'SQL'
+		SELECT format($$INSERT INTO %I (stream_id, version, type, data)
+			SELECT 'order-' || 1 + i %% %s, %s, 'OrderPlaced', %L FROM generate_series(%s::bigint, %s) i$$,
+			:'into', :streams, :'version', :'payload', first, least(first + 999999, :events - 1))
+		FROM generate_series(0, :events - 1, 1000000) first \gexec
+		VACUUM (ANALYZE);
+	SQL
 }
 
 row_history() {
 	local mode=off clients=4 events=$((EVENTS / 4 * 4))
+	local case="$((STREAMS * 5)) and $HISTORY_EVENTS events stored, 4 clients, synchronous_commit off"
 	make_event_tables
+
+	# what a plain table with as much history loses
+	sql -c "CREATE TABLE plain_many (LIKE plain_event INCLUDING ALL)"
+	fill_history plain_many "1 + i / $STREAMS"
+	sed "s/INSERT INTO plain_event/INSERT INTO plain_many/; s/version 6 +/version $((HISTORY_EVENTS / STREAMS + 2)) +/" \
+		"$bench/pgbench/plain.sql" >"$work/bench/plain_many.sql"
+	take_turns "$case, plain" "$events" append_to_history plain_few plain_many
+	sql -c "DROP TABLE plain_many" -c "CHECKPOINT"
+
 	sql -o /dev/null -c "SELECT daybook.create_event_table('many')"
-	# in parts, so that the WAL of all of it need not be kept at once
-	sql -v events="$HISTORY_EVENTS" -v streams="$STREAMS" -v payload="$payload" <<-'SQL'
-		SELECT format($$INSERT INTO many (stream_id, type, data)
-			SELECT 'order-' || 1 + i %% %s, 'OrderPlaced', %L FROM generate_series(%s::bigint, %s) i$$,
-			:streams, :'payload', first, least(first + 999999, :events - 1))
-		FROM generate_series(0, :events - 1, 1000000) first \gexec
-	SQL
+	fill_history many NULL
 	expected_head=$((expected_head + HISTORY_EVENTS))
-	sql -c "VACUUM (ANALYZE)"
 	sed 's/INSERT INTO event/INSERT INTO many/' "$bench/pgbench/daybook.sql" >"$work/bench/daybook_many.sql"
-	take_turns "$((STREAMS * 5)) and $HISTORY_EVENTS events stored, 4 clients, synchronous_commit off" "$events" append_to_history \
-		daybook_few daybook_many
+	take_turns "$case" "$events" append_to_history daybook_few daybook_many
 }
