@@ -50,4 +50,8 @@ typedef bool UpdateIndexes;
 	pg_database_ownercheck(database, role)
 #endif
 
+/* of syncrep.c alone in all of them */
+#define SyncStandbysDefined() \
+	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')
+
 #endif							/* DAYBOOK_COMPAT_H */

@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "compat.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "replication/syncrep.h"
@@ -74,7 +75,7 @@ may_release(void)
 {
 	return daybook_early_lock_release && StreamTailsWritten() &&
 		synchronous_commit > SYNCHRONOUS_COMMIT_OFF &&
-		(SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0') &&
+		!SyncStandbysDefined() &&
 		!IsolationIsSerializable();
 }
 

@@ -8,7 +8,9 @@ CREATE TABLE daybook.log_segment (
 );
 ALTER TABLE daybook.log_segment ALTER COLUMN entries SET STORAGE PLAIN;
 COMMENT ON TABLE daybook.log_segment IS 'the log in its stored form; read daybook.log';
-SELECT pg_catalog.pg_extension_config_dump('daybook.log_segment', '');
+
+-- A look at the log has all of it that a dump can see flushed before.
+SELECT pg_catalog.pg_extension_config_dump('daybook.log_segment', 'WHERE daybook.head() >= 0');
 
 CREATE FUNCTION daybook.log_handler() RETURNS fdw_handler
 AS 'MODULE_PATHNAME', 'daybook_log_handler'

@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "daybook.h"
 #include "fmgr.h"
+#include "sequencer/log_durable.h"
 #include "sequencer/log_scan.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -181,6 +182,7 @@ open_segments(SegmentScan *segments, Snapshot snapshot,
 {
 	ScanKeyData key;
 
+	MakeLogDurable();
 	segments->table = table_open(DaybookRelation(SEGMENT_TABLE), AccessShareLock);
 	segments->index = index_open(DaybookRelation(SEGMENT_KEY), AccessShareLock);
 	ScanKeyInit(&key, Anum_log_segment_first_position, strategy,

@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "sequencer/log_durable.h"
 #include "sequencer/log_scan.h"
 #include "sequencer/sequencer.h"
 #include "sequencer/sequencer_internal.h"
@@ -50,14 +51,11 @@
 #define WAL_PER_CONFIRM			(16 * 1024 * 1024)
 
 /*
- * Above this rate a round is followed by a rest, so that the next one has more
- * to do: a round costs a transaction and a flush.  The rest is so many times as
- * long as the round was, within bounds in milliseconds.
+ * Above this rate a round is followed by a rest, in milliseconds, so that the
+ * next one has more to do: a round costs a transaction.
  */
 #define BUSY_EVENTS_PER_SECOND	250
-#define REST_PER_ROUND			10
-#define MIN_REST				2
-#define MAX_REST				10
+#define REST_LENGTH				10
 
 /* Seconds over which the rate is smoothed. */
 #define RATE_WINDOW				0.05
@@ -100,7 +98,6 @@ typedef struct Sequencer
 
 	XLogRecPtr	confirmed;
 	XLogRecPtr	held_back;		/* commit of the first decoded and not visible */
-	bool		has_flushed;	/* this round has seen to what is asked for */
 	TimestampTz round_started;
 	TimestampTz last_round;
 	double		rate;			/* events per second, smoothed */
@@ -143,7 +140,6 @@ static bool begin_round(bool *more);
 static bool lock_extension(void);
 static bool read_marks(void);
 static bool decode(void);
-static void flush_as_asked(void);
 static XLogRecPtr flush_request(void);
 static void try_to_follow(void);
 static bool scan_round(Snapshot snapshot, int *events);
@@ -183,10 +179,9 @@ SequencerRound(long *wait)
 	int			events = 0;
 
 	seq.round_started = GetCurrentTimestamp();
-	seq.has_flushed = false;
 	seq.rest_is_due = false;
 	if (is_scanning())
-		flush_as_asked();
+		XLogFlush(flush_request());
 	try_to_follow();
 	PassageBegin();
 	if (seq.following)
@@ -215,7 +210,7 @@ SequencerRound(long *wait)
 		}
 	}
 	PopActiveSnapshot();
-	CommitTransactionCommand();
+	CommitLog();
 	pgstat_report_stat(true);
 
 	report(events, sequenced);
@@ -223,9 +218,9 @@ SequencerRound(long *wait)
 		confirm_decoded();
 	*wait = more ? 0 : pause_after(events);
 
-	/* commits that came meanwhile have been flushed with this round's own */
-	if (!is_scanning() && !seq.has_flushed && DecodedUpTo() < flush_request())
-		*wait = 0;
+	/* standbys wait for it; soon enough somebody else flushes if commits come fast */
+	if (!more && !seq.rest_is_due)
+		MakeLogDurable();
 	return true;
 }
 
@@ -249,9 +244,6 @@ begin_round(bool *more)
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
-
-	/* what a reader has seen in the log must outlive a crash */
-	ForceSyncCommit();
 
 	/*
 	 * What may have been passed over is looked for from the marks, from the
@@ -319,37 +311,23 @@ read_marks(void)
 }
 
 /*
- * Decodes what has been flushed.  Under load that is something, and the commit
- * of the round flushes what has come since; a flush of its own is made only
- * for a round that would have nothing to do.
+ * Decodes what has been flushed.  Without a flush of ours events of commits
+ * that did not wait for theirs would come when the WAL writer gets to them.
  */
 static bool
 decode(void)
 {
-	int			before = DecodedCount();
+	XLogRecPtr	request = flush_request();
 	bool		more = DecodeSome();
 
-	if (DecodedCount() > before || is_scanning())
+	if (more || is_scanning() || DecodedUpTo() >= request)
 		return more;
-	flush_as_asked();
-	return DecodeSome();
-}
-
-/*
- * Decoding sees flushed WAL only.  Without this, events of commits that did
- * not wait for their flush would come when the WAL writer gets to them.
- */
-static void
-flush_as_asked(void)
-{
-	XLogRecPtr	request = flush_request();
 
 	/* a place within a record is decoded together with all of the record */
-	if (!is_scanning() && DecodedUpTo() < request && request <= GetFlushRecPtr(NULL))
+	if (request <= GetFlushRecPtr(NULL))
 		request = WalPlace(GetXLogInsertRecPtr());
-	if (!XLogRecPtrIsInvalid(request))
-		XLogFlush(request);
-	seq.has_flushed = true;
+	XLogFlush(request);
+	return DecodeSome();
 }
 
 /* Up to where somebody wants WAL flushed; invalid if there is no such place yet. */
@@ -639,7 +617,6 @@ confirm_decoded(void)
 bool
 SequencerRest(void)
 {
-	int64		took = GetCurrentTimestamp() - seq.round_started;
 	XLogRecPtr	awaited;
 
 	if (!seq.rest_is_due)
@@ -649,8 +626,7 @@ SequencerRest(void)
 	awaited = pg_atomic_read_u64(&db->awaited_lsn);
 	if (awaited <= pg_atomic_read_u64(&db->sequenced_lsn) || awaited == seq.awaited_before)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(Max(took * REST_PER_ROUND / 1000, MIN_REST), MAX_REST),
-						 PG_WAIT_EXTENSION);
+						 REST_LENGTH, PG_WAIT_EXTENSION);
 	seq.awaited_before = awaited;
 	db->resting = false;
 

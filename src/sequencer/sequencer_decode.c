@@ -525,13 +525,6 @@ spill(DecodedTransaction *transaction)
 	resetStringInfo(&transaction->events);
 }
 
-/* How many transactions wait to be taken. */
-int
-DecodedCount(void)
-{
-	return list_length(transactions);
-}
-
 /* Hands over the transactions decoded so far, in commit order. */
 List *
 DecodedTake(void)

@@ -97,7 +97,6 @@ typedef enum DecodeStartResult
 
 extern DecodeStartResult DecodeStart(int lock_timeout_ms, char **reason);
 extern bool DecodeSome(void);	/* true: stopped short of the end of the WAL */
-extern int	DecodedCount(void);
 extern List *DecodedTake(void);
 extern void DecodedPutBack(DecodedTransaction *transaction);
 extern void DecodedFree(DecodedTransaction *transaction);

@@ -68,7 +68,7 @@ send_notification(uint64 head)
 	{
 		StartTransactionCommand();
 
-		/* the events are safe already, and a notification is not kept */
+		/* the log would come as far again after a crash, and a notification is not kept */
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 		Async_Notify(NOTIFY_CHANNEL, payload);

@@ -101,6 +101,7 @@ WorkerStateInit(void)
 
 			pg_atomic_init_u64(&db->head, 0);
 			pg_atomic_init_u64(&db->sequenced_lsn, 0);
+			pg_atomic_init_u64(&db->log_lsn, 0);
 			pg_atomic_init_u64(&db->flush_request, 0);
 			pg_atomic_init_u64(&db->awaited_lsn, 0);
 			ConditionVariableInit(&db->published);
@@ -220,6 +221,7 @@ find_or_add_database(Oid database)
 	db->decoded_lsn = InvalidXLogRecPtr;
 	pg_atomic_write_u64(&db->head, 0);
 	pg_atomic_write_u64(&db->sequenced_lsn, 0);
+	pg_atomic_write_u64(&db->log_lsn, 0);
 	pg_atomic_write_u64(&db->flush_request, 0);
 	pg_atomic_write_u64(&db->awaited_lsn, 0);
 	return db;

@@ -26,6 +26,7 @@ typedef enum SequencerMode
 } SequencerMode;
 
 #define SEQUENCER_HINT_LEN	256
+#define LOG_LSN_UNKNOWN		PG_UINT64_MAX
 #define WAITING_CONSUMER_COUNTERS	64
 
 /*
@@ -53,6 +54,7 @@ typedef struct DatabaseState
 	XLogRecPtr	decoded_lsn;
 	pg_atomic_uint64 head;		/* last position published */
 	pg_atomic_uint64 sequenced_lsn; /* events of commits up to here are in the log */
+	pg_atomic_uint64 log_lsn;	/* WAL up to here is flushed before the log is read */
 	pg_atomic_uint64 flush_request; /* WAL to flush before the next round */
 	pg_atomic_uint64 awaited_lsn;	/* sessions wait for sequenced_lsn to come here */
 	volatile bool resting;		/* commits need not wake the worker, it looks by itself */

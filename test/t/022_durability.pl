@@ -1,5 +1,6 @@
 # What a reader has seen in the log is there after a crash, at the same
-# position, with synchronous_commit off as well; in the tables it is not.
+# position, with synchronous_commit off as well; in the tables it is not, nor is
+# what nobody has read.
 use strict;
 use warnings;
 use DaybookTest;
@@ -80,6 +81,98 @@ for my $mode (qw(decoding scanning))
 	my $gone = gone_from_table($seen);
 	cmp_ok($gone, '>', 0, "$gone events that were only in the table are gone");
 	ok(all_published($node), 'what is left is published');
+	log_is_right($node, 'each event once');
+}
+
+# The log's own commits are flushed by others, or by who reads the log.
+sub flushed
+{
+	return $node->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn()');
+}
+
+sub stored
+{
+	return $node->safe_psql('postgres', 'SELECT sum(event_count) FROM daybook.log_segment');
+}
+
+sub positions
+{
+	return $node->safe_psql('postgres',
+		q{SELECT string_agg(position || '|' || id, ',' ORDER BY position) FROM daybook.log WHERE position > daybook.head() - 3000});
+}
+
+# Stops the sequencer between rounds and the WAL writer, and the load.
+sub freeze
+{
+	my $bench = start_pgbench($node, [ '-c', 4, '-T', 600 ], $load);
+	my $before = event_count($node);
+	wait_until('some load', sub { event_count($node) > $before + 3000 });
+	my @stopped = (sequencer_pid($node),
+		$node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'}));
+
+	kill 'STOP', @stopped;
+	stop_load($bench);
+	return @stopped;
+}
+
+sub thaw { kill 'CONT', @_ }
+
+sub crash
+{
+	my (@stopped) = @_;
+	kill 'KILL', @stopped;
+	kill_server($node);
+}
+
+# Tries until the sequencer stands where what it has committed is not flushed.
+for my $mode (qw(decoding scanning))
+{
+	my ($seen, $read, @stopped);
+	my $flushed_by_look = 0;
+
+	$node->append_conf('postgresql.conf', 'daybook.decoding = ' . ($mode eq 'decoding' ? 'on' : 'off'));
+	$node->reload;
+	ok(wait_for_mode($node, $mode), $mode);
+	for my $try (1 .. 20)
+	{
+		@stopped = freeze();
+		my $before = flushed();
+		stored();
+		$flushed_by_look++ if flushed() ne $before;
+		$seen = positions();
+		$read = flushed() ne $before;
+		last if $read;
+		thaw(@stopped);
+	}
+	is($flushed_by_look, 0, 'a look at the log in its stored form flushes nothing');
+	ok($read, "who reads the log while $mode has what they read flushed");
+	crash(@stopped);
+	start_again($node);
+	my ($from, $upto) = $seen =~ /^(\d+).*,(\d+)\|\d+$/;
+	is($node->safe_psql('postgres', qq{
+		SELECT string_agg(position || '|' || id, ',' ORDER BY position) FROM daybook.log WHERE position BETWEEN $from AND $upto}),
+		$seen, 'and finds it again after a crash');
+	ok(all_published($node), 'all is published');
+	log_is_right($node, 'each event once');
+}
+
+# The control: what nobody has read a crash takes back, and the events get positions again.
+{
+	my ($lost, @stopped);
+
+	for my $try (1 .. 20)
+	{
+		@stopped = freeze();
+		my $stored = stored();
+		crash(@stopped);
+		$node->append_conf('postgresql.conf', q{shared_preload_libraries = ''});
+		start_again($node);
+		$lost = $stored - stored();
+		$node->append_conf('postgresql.conf', q{shared_preload_libraries = 'daybook'});
+		$node->restart;
+		last unless all_published($node) && $lost == 0;
+	}
+	cmp_ok($lost, '>', 0, "$lost positions that nobody had read were lost");
 	log_is_right($node, 'each event once');
 }
 
