@@ -38,6 +38,7 @@ typedef struct Wait
 static void wait_init(Wait *wait, FunctionCallInfo fcinfo);
 static XLogRecPtr own_last_commit(void);
 static void wait_for_sequencer(const Wait *wait);
+static int64 published_head(const Wait *wait);
 static void wait_for_rebuild(const Wait *wait);
 static bool rebuild_goes_on(const char *name);
 static int64 wait_for_position(const Wait *wait, int64 target);
@@ -68,7 +69,7 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 	}
 	(void) position_or_error(wait.name, 0);
 	wait_for_sequencer(&wait);
-	target = log_head();
+	target = published_head(&wait);
 	if (RebuildWasAskedFor(wait.name) || (PG_ARGISNULL(1) && XactLastCommitEnd == InvalidXLogRecPtr))
 		wait_for_rebuild(&wait);
 	PG_RETURN_INT64(wait_for_position(&wait, target));
@@ -127,6 +128,18 @@ wait_for_sequencer(const Wait *wait)
 	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
 		sleep_until(wait, &database->published, WAITING_FOR_SEQUENCER);
 	ConditionVariableCancelSleep();
+}
+
+/*
+ * Where the log ended when the sequencer had come so far.  From shared memory,
+ * since a look into the log would have it flushed; the projector sees to that.
+ */
+static int64
+published_head(const Wait *wait)
+{
+	/* the head is written before the LSN that has been read */
+	pg_read_barrier();
+	return pg_atomic_read_u64(&wait->database->head);
 }
 
 /*

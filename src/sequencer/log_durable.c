@@ -8,6 +8,8 @@
  * that commits would find the disk taken every now and then.  Its commits are
  * asynchronous instead, and mostly the flush of the next event's commit
  * covers them; where that has not happened a reader flushes first.
+ * Where a session waits for its events the sequencer flushes after all: if it
+ * did not, rounds would follow one another while the readers flush for each.
  *
  * Readers learn from shared memory how far.  A snapshot may see a commit
  * before its place in the WAL can be noted there, so it says "unknown" from

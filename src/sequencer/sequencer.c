@@ -149,6 +149,7 @@ static XLogRecPtr decoded_and_published(void);
 static void merge_if_due(bool idle);
 static void advance_marks(bool idle);
 static void store_marks(int64 low_water, int64 log_position);
+static bool somebody_waits(void);
 static void report(int events, XLogRecPtr sequenced);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
@@ -213,6 +214,9 @@ SequencerRound(long *wait)
 	CommitLog();
 	pgstat_report_stat(true);
 
+	/* one flush for all who wait, rather than one for each of many small rounds */
+	if (somebody_waits())
+		MakeLogDurable();
 	report(events, sequenced);
 	if (!is_scanning())
 		confirm_decoded();
@@ -575,6 +579,13 @@ store_marks(int64 low_water, int64 log_position)
 	seq.log_position = log_position;
 }
 
+/* Does a session wait for what this round has published, or for a later one? */
+static bool
+somebody_waits(void)
+{
+	return pg_atomic_read_u64(&db->awaited_lsn) > pg_atomic_read_u64(&db->sequenced_lsn);
+}
+
 /* Tells the waiters and the status view how far the round has come. */
 static void
 report(int events, XLogRecPtr sequenced)
@@ -585,7 +596,10 @@ report(int events, XLogRecPtr sequenced)
 	db->decoded_lsn = seq.following ? DecodedUpTo() : InvalidXLogRecPtr;
 	if (events > 0)
 		db->last_published_at = GetCurrentTimestamp();
-	pg_atomic_write_u64(&db->head, seq.head);
+	/* unknown before the marks have been read, when others still go by the last worker's */
+	if (seq.started)
+		pg_atomic_write_u64(&db->head, seq.head);
+	pg_write_barrier();
 	if (sequenced > pg_atomic_read_u64(&db->sequenced_lsn))
 		pg_atomic_write_u64(&db->sequenced_lsn, sequenced);
 	ConditionVariableBroadcast(&db->published);
