@@ -137,9 +137,14 @@ wait_for_sequencer(const Wait *wait)
 static int64
 published_head(const Wait *wait)
 {
+	int64		head;
+
 	/* the head is written before the LSN that has been read */
 	pg_read_barrier();
-	return pg_atomic_read_u64(&wait->database->head);
+	head = pg_atomic_read_u64(&wait->database->head);
+
+	/* a sequencer that has just started does not know it yet */
+	return head > 0 ? head : log_head();
 }
 
 /*

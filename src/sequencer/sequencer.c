@@ -596,9 +596,8 @@ report(int events, XLogRecPtr sequenced)
 	db->decoded_lsn = seq.following ? DecodedUpTo() : InvalidXLogRecPtr;
 	if (events > 0)
 		db->last_published_at = GetCurrentTimestamp();
-	/* unknown before the marks have been read, when others still go by the last worker's */
-	if (seq.started)
-		pg_atomic_write_u64(&db->head, seq.head);
+	/* zero until the marks have been read */
+	pg_atomic_write_u64(&db->head, seq.head);
 	pg_write_barrier();
 	if (sequenced > pg_atomic_read_u64(&db->sequenced_lsn))
 		pg_atomic_write_u64(&db->sequenced_lsn, sequenced);
