@@ -11,7 +11,7 @@ my $rounds = 6;
 my $node = new_node('durable', conf => q{
 synchronous_commit = off
 wal_writer_delay = 10s
-wal_writer_flush_after = 0
+wal_writer_flush_after = 1GB
 bgwriter_lru_maxpages = 0
 checkpoint_timeout = 1h
 autovacuum = off
