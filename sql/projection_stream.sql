@@ -104,6 +104,26 @@ SELECT daybook.wait_for_projection('filtered', timeout => '2min') > 0 AS done;
 SELECT * FROM compare('filtered');
 SELECT count(*), sum(events) FROM heard;
 
+-- in batches as large as is asked for, whether these are stored or not
+CREATE TABLE batch (first bigint, events bigint);
+SELECT daybook.create_projection('streamed', '{account,transfer}', 'INSERT INTO batch SELECT min(position), count(*) FROM new_events', '{batch}', from_position => :base);
+CREATE TABLE stored (first bigint, events bigint);
+SELECT daybook.create_projection('stored', '{account,transfer}', 'INSERT INTO stored VALUES (0); UPDATE stored SET first = (SELECT min(position) FROM new_events), events = (SELECT count(*) FROM new_events) WHERE first = 0', '{stored}', from_position => :base);
+SELECT daybook.wait_for_projection(name, timeout => '2min') > 0 AS done FROM unnest('{streamed,stored}'::text[]) name;
+SELECT daybook.rebuild_projection(name, batch_size => 2000) FROM unnest('{streamed,stored}'::text[]) name;
+SELECT daybook.wait_for_projection(name, timeout => '2min') > 0 AS done FROM unnest('{streamed,stored}'::text[]) name;
+SELECT first - :base AS first, events FROM batch ORDER BY 1;
+SELECT first - :base AS first, events FROM stored ORDER BY 1;
+SELECT daybook.rebuild_projection(name) FROM unnest('{streamed,stored}'::text[]) name;
+SELECT daybook.wait_for_projection(name, timeout => '2min') > 0 AS done FROM unnest('{streamed,stored}'::text[]) name;
+SELECT first - :base AS first, events FROM batch ORDER BY 1;
+SELECT first - :base AS first, events FROM stored ORDER BY 1;
+SELECT batch_size FROM daybook.projection_status WHERE name = 'streamed';
+SELECT daybook.rebuild_projection('streamed', batch_size => 0);
+SELECT daybook.rebuild_projection('streamed', batch_size => 1000001);
+SELECT daybook.rebuild_projection('streamed', batch_size => 10, in_place => true);
+SELECT count(daybook.drop_projection(name)) FROM unnest('{streamed,stored}'::text[]) name;
+
 -- events that fail are found and parked as in small batches
 INSERT INTO account (stream_id, type, data) SELECT 'c-' || n % 30, 'Paid', jsonb_build_object('amount', CASE WHEN n IN (500, 1777, 1778) THEN '"much"' ELSE to_jsonb(1) END) FROM generate_series(1, 2500) n;
 CALL project('parked', $$

@@ -126,14 +126,16 @@ work_together() {
 		for i in "${pids[@]}"; do wait "$i" || die "a session by hand failed"; done
 		return 0
 	fi
-	sql -o /dev/null -c "SELECT daybook.rebuild_projection('balance', parallel => $count)"
+	sql -o /dev/null -c "SELECT daybook.rebuild_projection('balance', parallel => $count, batch_size => $batch)"
 	ask_until_true "SELECT NOT EXISTS (SELECT FROM daybook.rebuild_progress)" "the rebuild"
 }
 
 row_workers() {
-	local handler before_each=prepare_workers reads_only=yes
+	local handler=INSERT batch=10000 before_each=prepare_workers reads_only=yes
 	make_event_tables
 	fill_event_tables
+	take_turns "$expected_head events in batches of $batch, $handler, by workers" "$expected_head" work_together daybook_1 daybook_2
+	batch=NULL
 	for handler in INSERT UPDATE function; do
 		take_turns "$expected_head events, $handler, by workers" "$expected_head" work_together daybook_1 daybook_2
 		take_turns "$expected_head events, $handler, by hand" "$expected_head" work_together plain_1 plain_2

@@ -31,12 +31,12 @@
 #include "worker/worker_state.h"
 
 static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place,
-							 int parallel);
+							 const RebuildOptions *options);
 static void set_independent(Projection *projection, bool independent, bool goes_on);
 static void check_parallel(const Projection *projection, int parallel);
 static int	limit_parallel(const Projection *projection, int parallel);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
-static void restart_rebuild(const Projection *projection, int max_rate, int parallel);
+static void restart_rebuild(const Projection *projection, const RebuildOptions *options);
 static void check_not_referenced(const Projection *projection);
 static bool array_has_relation(ArrayType *array, Oid relation);
 static void clear_error(ProjectionProgress *progress);
@@ -95,19 +95,26 @@ daybook_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	ProjectionProgress progress;
 	Projection *projection;
+	RebuildOptions options = {0};
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 0 || PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("rebuild_projection needs a name, a max_rate of 0 or more, and parallel")));
+	options.max_rate = PG_GETARG_INT32(2);
+	options.parallel = PG_GETARG_INT32(3);
+	if (!PG_ARGISNULL(4))
+	{
+		options.batch_size = PG_GETARG_INT32(4);
+		ProjectionCheckBatchSize(options.batch_size);
+	}
 	projection = ProjectionToChange(fcinfo, &progress);
-	check_parallel(projection, PG_GETARG_INT32(3));
+	check_parallel(projection, options.parallel);
 	check_tables_not_shared(projection);
-	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1),
-						 PG_GETARG_INT32(3)))
+	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1), &options))
 		empty_and_refill(projection, &progress);
 	else
-		restart_rebuild(projection, PG_GETARG_INT32(2), PG_GETARG_INT32(3));
+		restart_rebuild(projection, &options);
 	PG_RETURN_VOID();
 }
 
@@ -118,11 +125,13 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	ProjectionProgress progress;
 	Projection *projection;
 	Projection	changed;
+	RebuildOptions options = {0};
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and parallel of alter_projection must not be null")));
+	options.parallel = PG_GETARG_INT32(5);
 	projection = ProjectionToChange(fcinfo, &progress);
 	if (!PG_ARGISNULL(2))
 		projection->batch_size = PG_GETARG_INT32(2);
@@ -131,11 +140,11 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(4))
 		set_independent(projection, PG_GETARG_BOOL(4), PG_ARGISNULL(1));
 	ProjectionCheckSettings(projection);
-	check_parallel(projection, PG_GETARG_INT32(5));
+	check_parallel(projection, options.parallel);
 	ProjectionUpdate(projection);
 	if (PG_ARGISNULL(1))
 	{
-		if (PG_GETARG_INT32(5) > 1)
+		if (options.parallel > 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("alter_projection rebuilds for a new handler only"),
@@ -148,7 +157,7 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	ProjectionSetHandler(&changed, fcinfo, 1);
 	HandlerCheck(&changed);
 	check_tables_not_shared(projection);
-	if (rebuild_in_place(projection, true, false, PG_GETARG_INT32(5)))
+	if (rebuild_in_place(projection, true, false, &options))
 	{
 		ProjectionUpdate(&changed);
 		empty_and_refill(&changed, &progress);
@@ -156,7 +165,7 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 	else
 	{
 		ProjectionSaveChange(projection, &progress);
-		restart_rebuild(&changed, 0, PG_GETARG_INT32(5));
+		restart_rebuild(&changed, &options);
 	}
 	PG_RETURN_VOID();
 }
@@ -189,7 +198,8 @@ daybook_cancel_rebuild(PG_FUNCTION_ARGS)
  * stands still has no worker that could exchange the tables.
  */
 static bool
-rebuild_in_place(const Projection *projection, bool may_choose, bool in_place, int parallel)
+rebuild_in_place(const Projection *projection, bool may_choose, bool in_place,
+				 const RebuildOptions *options)
 {
 	char	   *obstacle;
 
@@ -203,12 +213,18 @@ rebuild_in_place(const Projection *projection, bool may_choose, bool in_place, i
 		obstacle = CopiesObstacle(projection);
 	if (obstacle == NULL)
 		return false;
-	if (parallel > 1)
+	if (options->parallel > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" cannot be rebuilt in parallel", projection->name),
 				 errdetail_internal("%s", obstacle),
 				 errhint("Only a rebuild beside the tables can have more than one worker.")));
+	if (options->batch_size > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" cannot be rebuilt in batches of a size of their own", projection->name),
+				 errdetail_internal("%s", obstacle),
+				 errhint("Leave batch_size out: a rebuild in place has the batches of the projection.")));
 	if (!may_choose && !in_place)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -278,11 +294,14 @@ empty_and_refill(Projection *projection, ProjectionProgress *progress)
 
 /* Begins to fill copies of the tables, anew if that is going on. */
 static void
-restart_rebuild(const Projection *projection, int max_rate, int parallel)
+restart_rebuild(const Projection *projection, const RebuildOptions *options)
 {
+	RebuildOptions limited = *options;
+
 	check_not_referenced(projection);
 	(void) RebuildCancel(projection->name);
-	RebuildStart(projection, max_rate, limit_parallel(projection, parallel));
+	limited.parallel = limit_parallel(projection, options->parallel);
+	RebuildStart(projection, &limited);
 }
 
 /* The new rows may lack what rows of other tables refer to. */

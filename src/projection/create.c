@@ -164,17 +164,23 @@ list_argument(FunctionCallInfo fcinfo, int arg)
 }
 
 void
+ProjectionCheckBatchSize(int batch_size)
+{
+	if (batch_size < 1 || batch_size > PROJECTION_MAX_BATCH_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("batch size of a projection must be between 1 and %d",
+						PROJECTION_MAX_BATCH_SIZE),
+				 errdetail("It is %d.", batch_size)));
+}
+
+void
 ProjectionCheckSettings(const Projection *projection)
 {
 	int64		head = LogHead(GetLatestSnapshot());
 
 	(void) choice_of_two("on_error setting", projection->on_error, "park", "stop");
-	if (projection->batch_size < 1 || projection->batch_size > PROJECTION_MAX_BATCH_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("batch size of a projection must be between 1 and %d",
-						PROJECTION_MAX_BATCH_SIZE),
-				 errdetail("It is %d.", projection->batch_size)));
+	ProjectionCheckBatchSize(projection->batch_size);
 	if (projection->is_inline && projection->from_position != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

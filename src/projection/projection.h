@@ -212,6 +212,7 @@ extern void ParkedDelete(const char *name);
 
 /* create.c */
 extern void ProjectionCheckSettings(const Projection *projection);
+extern void ProjectionCheckBatchSize(int batch_size);
 extern void ProjectionSetHandler(Projection *projection, FunctionCallInfo fcinfo, int arg);
 
 /* control.c */
@@ -219,8 +220,16 @@ extern Projection *ProjectionOwned(const char *name);
 extern Projection *ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress);
 extern void ProjectionSaveChange(Projection *projection, ProjectionProgress *progress);
 
+/* How a rebuild goes about it. */
+typedef struct RebuildOptions
+{
+	int			max_rate;		/* events a second, 0 for no limit */
+	int			parallel;		/* workers */
+	int			batch_size;		/* 0: as large as is good for it */
+} RebuildOptions;
+
 /* rebuild.c */
-extern void RebuildStart(const Projection *projection, int max_rate, int shares);
+extern void RebuildStart(const Projection *projection, const RebuildOptions *options);
 extern bool RebuildCancel(const char *name);
 extern bool RebuildShareDone(const Projection *share);
 extern bool RebuildSwap(Projection *rebuild, ProjectionProgress *progress);

@@ -60,11 +60,9 @@
  */
 #define MAX_SCANNED			100000
 
-/* A batch ends with the event that brings it to this size, in bytes. */
+/* A batch that is stored has so many events at most, and ends with the one that brings it to this size, in bytes. */
+#define MAX_BATCH_EVENTS	PROJECTION_MAX_BATCH_SIZE
 #define MAX_BATCH_BYTES		(INT64CONST(512) * 1024 * 1024)
-
-/* The events of a rebuild that are not stored may be so many batches at once. */
-#define STREAMED_BATCHES	5
 
 /* Pauses before a failed batch is tried again, in milliseconds. */
 #define FAILED_PAUSE		1000
@@ -559,7 +557,7 @@ read_batch(Projector *projector, Handler *handler, int64 *position)
 	};
 	int64		max_scanned = (int64) Max(MAX_SCANNED, projection->batch_size) * projection->shares;
 	EventBatch *batch = &projector->batch;
-	int64		limit = projector->batch_size;
+	int64		limit = Min(projector->batch_size, MAX_BATCH_EVENTS);
 	OwnerContext owner;
 	EventReader *reader;
 	LogEvent   *event;
@@ -609,7 +607,7 @@ stream_batch(Projector *projector, Handler *handler, const EventFilter *filter, 
 {
 	const Projection *projection = handler->projection;
 	EventBatch *batch = &projector->batch;
-	int64		max_positions = projector->batch_size * STREAMED_BATCHES * projection->shares;
+	int64		max_positions = projector->batch_size * projection->shares;
 	OwnerContext owner;
 
 	if (projection->shares > 1)

@@ -33,12 +33,12 @@
 #include "worker/worker_state.h"
 
 /*
- * Events in a batch of a rebuild, at least.  A row that many events go to is
- * written once in each batch, so few large batches are several times as fast.
- * A function is called for each event anyhow, and an error costs it the whole
- * batch.
+ * Events in a batch of a rebuild, unless its caller says how many.  A row that
+ * many events go to is written once in each batch, so few large batches are
+ * several times as fast.  A function is called for each event anyhow, and an
+ * error costs it the whole batch.
  */
-#define REBUILD_BATCH_SIZE			1000000
+#define REBUILD_BATCH_SIZE			5000000
 #define REBUILD_FUNCTION_BATCH_SIZE	5000
 
 /* So many events, for each of the workers, are not left to one alone. */
@@ -47,6 +47,7 @@
 /* projections whose rebuild this session asked for, in TopMemoryContext */
 static List *asked_for = NIL;
 
+static int	batch_size_of(const Projection *projection, const RebuildOptions *options);
 static void start_share(const Projection *rebuild);
 static Projection *find_share(List *shares, const char *name);
 static bool is_at_end(const Projection *share);
@@ -58,24 +59,23 @@ static char *rebuild_name(int shares);
 
 /* Starts the rebuild of a projection, which the caller has locked. */
 void
-RebuildStart(const Projection *projection, int max_rate, int shares)
+RebuildStart(const Projection *projection, const RebuildOptions *options)
 {
 	Projection	rebuild = *projection;
-	int			batch_size = projection->has_function ? REBUILD_FUNCTION_BATCH_SIZE : REBUILD_BATCH_SIZE;
 	MemoryContext save;
 
-	rebuild.name = rebuild_name(shares);
+	rebuild.name = rebuild_name(options->parallel);
 	rebuild.is_paused = false;
 	rebuild.restored_pid = 0;
-	rebuild.batch_size = Max(projection->batch_size, batch_size);
+	rebuild.batch_size = batch_size_of(projection, options);
 	rebuild.created_at = GetCurrentTimestamp();
 	rebuild.rebuild_of = projection->name;
 	rebuild.live_tables = projection->tables;
-	rebuild.max_rate = max_rate;
+	rebuild.max_rate = options->max_rate;
 	rebuild.tables = CopiesCreate(projection, rebuild.name, true);
-	rebuild.shares = shares;
+	rebuild.shares = options->parallel;
 	rebuild.share_end = Max(LogHead(GetActiveSnapshot()), rebuild.from_position);
-	for (rebuild.share = 0; rebuild.share < shares; rebuild.share++)
+	for (rebuild.share = 0; rebuild.share < rebuild.shares; rebuild.share++)
 		start_share(&rebuild);
 	SuperviseAtCommit();
 
@@ -83,6 +83,15 @@ RebuildStart(const Projection *projection, int max_rate, int shares)
 	if (!RebuildWasAskedFor(projection->name))
 		asked_for = lappend(asked_for, pstrdup(projection->name));
 	MemoryContextSwitchTo(save);
+}
+
+static int
+batch_size_of(const Projection *projection, const RebuildOptions *options)
+{
+	if (options->batch_size > 0)
+		return options->batch_size;
+	return Max(projection->batch_size,
+			   projection->has_function ? REBUILD_FUNCTION_BATCH_SIZE : REBUILD_BATCH_SIZE);
 }
 
 static void

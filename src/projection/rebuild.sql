@@ -150,12 +150,13 @@ CREATE FUNCTION daybook.rebuild_projection(
 	name text,
 	in_place boolean DEFAULT NULL,
 	max_rate int DEFAULT 0,
-	parallel int DEFAULT 1
+	parallel int DEFAULT 1,
+	batch_size int DEFAULT NULL
 ) RETURNS void
 AS 'MODULE_PATHNAME', 'daybook_rebuild_projection'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int, int) IS
-'fills a projection''s tables from the events again: beside the old rows, which then give way to the new ones, or in place';
+COMMENT ON FUNCTION daybook.rebuild_projection(text, boolean, int, int, int) IS
+'fills a projection''s tables from the events again: beside the old rows, which then give way to the new ones, or in place; max_rate in events a second, 0 for no limit; parallel: workers, 1 to 64; batch_size: events in a transaction, 1 to 1000000, null for as many as is fast';
 
 CREATE FUNCTION daybook.alter_projection(
 	name text,
