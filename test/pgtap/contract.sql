@@ -86,7 +86,7 @@ INSERT INTO declared VALUES
 ('daybook.projection_restored()', '', 'volatile unsafe', 'everyone'),
 ('daybook.projector_workers()', '', 'volatile strict restricted', 'everyone'),
 ('daybook.rebuild_obstacle(regclass[])', 'tables', 'stable strict restricted', 'everyone'),
-('daybook.rebuild_projection(text,boolean,integer,integer)', 'name, in_place, max_rate, parallel', 'volatile unsafe', 'everyone'),
+('daybook.rebuild_projection(text,boolean,integer,integer,integer)', 'name, in_place, max_rate, parallel, batch_size', 'volatile unsafe', 'everyone'),
 ('daybook.resume_projection(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.retry_parked(text,text,regclass,bigint)', 'name, stream_id, event_table, max_events', 'volatile unsafe', 'everyone'),
 ('daybook.verify_projection(text,text[],text[],text)', 'name, ignore_columns, streams, stream_column', 'volatile unsafe', 'everyone'),
