@@ -166,6 +166,7 @@ SequencerStart(void)
 										 ALLOCSET_DEFAULT_SIZES);
 	GapsInit(scan_context);
 	TablesInit();
+	ForeignFilesInit();
 
 	for (int i = 0; i < lengthof(own_settings); i++)
 		SetConfigOption(own_settings[i].name, own_settings[i].value,
@@ -261,6 +262,8 @@ begin_round(bool *more)
 	}
 	else if (!seq.started)
 		seq.started = read_marks();
+	if (seq.following)
+		ForeignFilesLearn();
 	return true;
 }
 

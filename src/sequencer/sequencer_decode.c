@@ -293,7 +293,8 @@ DecodeSome(void)
 							LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
 		if (record == NULL)
 			break;
-		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		if (!RecordIsForeign(decoding->reader))
+			LogicalDecodingProcessRecord(decoding, decoding->reader);
 		CHECK_FOR_INTERRUPTS();
 	}
 	CurrentResourceOwner = saved_owner;

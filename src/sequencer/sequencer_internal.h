@@ -8,7 +8,7 @@
 #ifndef DAYBOOK_SEQUENCER_INTERNAL_H
 #define DAYBOOK_SEQUENCER_INTERNAL_H
 
-#include "access/xlogdefs.h"
+#include "access/xlogreader.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "sequencer/log_segment.h"
@@ -104,6 +104,11 @@ extern void DecodedEvents(DecodedTransaction *transaction,
 						  DecodedEventCallback callback, void *arg);
 extern XLogRecPtr DecodedUpTo(void);
 extern void DecodeConfirm(XLogRecPtr lsn);
+
+/* sequencer_foreign.c: files whose rows cannot be events */
+extern void ForeignFilesInit(void);
+extern bool RecordIsForeign(XLogReaderState *record);
+extern void ForeignFilesLearn(void);
 
 /* sequencer_snapshot.c: what a snapshot says of transactions */
 extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);

@@ -1,0 +1,209 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequencer_foreign.c
+ *	  Files whose rows cannot be events, so that decoding passes them over.
+ *
+ * PostgreSQL's decoding keeps every row that any transaction writes until its
+ * commit, opens a transaction of its own for it then, and asks the output
+ * plugin about each row.  Most of what a database writes is no event: its other
+ * tables, the tables of projections, the log itself, TOAST.  Records of these
+ * are told by the file that they change, and never get there.
+ *
+ * A file is foreign if its table is stored as heap.  An event table is not,
+ * and a table whose access method changes gets a new file; so what is known of
+ * a file holds as long as there is one of that name.  A name that has become
+ * free is forgotten when all WAL of its time has been decoded; OIDs have to
+ * wrap around before another table can have it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam_xlog.h"
+#include "access/htup_details.h"
+#include "access/rmgr.h"
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "access/xlogreader.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "sequencer/sequencer_internal.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 160000
+#include "utils/relfilenumbermap.h"
+#else
+#include "utils/relfilenodemap.h"
+#endif
+#include "utils/syscache.h"
+
+/* relation file numbers were renamed in 16 */
+#if PG_VERSION_NUM < 160000
+#define spcOid spcNode
+#define dbOid dbNode
+#define relNumber relNode
+#define RelFileLocatorEquals RelFileNodeEquals
+#define RelidByRelfilenumber RelidByRelfilenode
+#endif
+
+/* More files are not remembered; their records are decoded. */
+#define MAX_FILES	4096
+
+typedef struct KnownFile
+{
+	RelFileLocator file;
+	char		status;			/* simplehash's */
+	bool		is_foreign;
+	bool		looked_up;
+	XLogRecPtr	gone_at;		/* WAL ended here when it was no table's file; invalid if it is one */
+} KnownFile;
+
+#define SH_PREFIX filehash
+#define SH_ELEMENT_TYPE KnownFile
+#define SH_KEY_TYPE RelFileLocator
+#define SH_KEY file
+#define SH_HASH_KEY(tb, key) murmurhash32((key).relNumber)
+#define SH_EQUAL(tb, a, b) RelFileLocatorEquals(a, b)
+#define SH_SCOPE static inline
+#define SH_DEFINE
+#define SH_DECLARE
+#include "lib/simplehash.h"
+
+static filehash_hash *files = NULL;
+static bool look_up = false;	/* some file is new, or is no table's any more */
+static bool look_again = false; /* some table has changed */
+
+static void table_changed(Datum arg, Oid relid);
+static bool changes_rows(XLogReaderState *record);
+static KnownFile *find_or_add(RelFileLocator file);
+static void look_up_file(KnownFile *known);
+static bool is_of_heap(Oid relid, RelFileLocator file);
+
+void
+ForeignFilesInit(void)
+{
+	files = filehash_create(TopMemoryContext, 256, NULL);
+	CacheRegisterRelcacheCallback(table_changed, (Datum) 0);
+}
+
+static void
+table_changed(Datum arg, Oid relid)
+{
+	look_again = true;
+}
+
+/* Can the record be left out of decoding? */
+bool
+RecordIsForeign(XLogReaderState *record)
+{
+	RelFileLocator file;
+	KnownFile  *known;
+
+	/* the first record of a subtransaction tells whose it is */
+	if (!changes_rows(record) || TransactionIdIsValid(XLogRecGetTopXid(record)))
+		return false;
+	XLogRecGetBlockTag(record, 0, &file, NULL, NULL);
+	if (file.dbOid != MyDatabaseId)
+		return OidIsValid(file.dbOid);
+	known = find_or_add(file);
+	return known != NULL && known->is_foreign;
+}
+
+/* A row stored speculatively and what becomes of it stay together. */
+static bool
+changes_rows(XLogReaderState *record)
+{
+	uint8		operation = XLogRecGetInfo(record) & XLOG_HEAP_OPMASK;
+
+	if (XLogRecGetRmid(record) == RM_HEAP2_ID)
+		return operation == XLOG_HEAP2_MULTI_INSERT;
+	return XLogRecGetRmid(record) == RM_HEAP_ID &&
+		(operation == XLOG_HEAP_INSERT || operation == XLOG_HEAP_UPDATE ||
+		 operation == XLOG_HEAP_HOT_UPDATE || operation == XLOG_HEAP_DELETE ||
+		 operation == XLOG_HEAP_CONFIRM);
+}
+
+/* NULL where there is no room. */
+static KnownFile *
+find_or_add(RelFileLocator file)
+{
+	KnownFile  *known = filehash_lookup(files, file);
+	bool		found;
+
+	if (known != NULL || files->members >= MAX_FILES)
+		return known;
+	known = filehash_insert(files, file, &found);
+	known->is_foreign = false;
+	known->looked_up = false;
+	known->gone_at = InvalidXLogRecPtr;
+	look_up = true;
+	return known;
+}
+
+/*
+ * Finds out whose the files are that decoding has met, and which are no
+ * table's any more.  Within a transaction.
+ */
+void
+ForeignFilesLearn(void)
+{
+	filehash_iterator iterator;
+	KnownFile  *known;
+	bool		all = look_again;
+
+	if (!look_up && !look_again)
+		return;
+	look_up = look_again = false;	/* first, since what follows may say otherwise */
+	filehash_start_iterate(files, &iterator);
+	while ((known = filehash_iterate(files, &iterator)) != NULL)
+	{
+		if (all || !known->looked_up)
+			look_up_file(known);
+		if (XLogRecPtrIsInvalid(known->gone_at))
+			continue;
+		if (DecodedUpTo() >= known->gone_at)
+			filehash_delete_item(files, known);
+		else
+			look_up = true;
+	}
+}
+
+/* A table that is being made cannot be seen yet; news of it will come. */
+static void
+look_up_file(KnownFile *known)
+{
+	Oid			relid = RelidByRelfilenumber(known->file.spcOid, known->file.relNumber);
+
+	known->looked_up = true;
+	if (OidIsValid(relid))
+	{
+		known->is_foreign = is_of_heap(relid, known->file);
+		known->gone_at = InvalidXLogRecPtr;
+	}
+	else if (XLogRecPtrIsInvalid(known->gone_at))
+		known->gone_at = GetXLogInsertRecPtr();
+}
+
+/*
+ * Has the table this file, and heap as its access method?  The catalogs are
+ * few, and left to PostgreSQL.
+ */
+static bool
+is_of_heap(Oid relid, RelFileLocator file)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_class table = (Form_pg_class) GETSTRUCT(tuple);
+
+		result = relid >= FirstNormalObjectId &&
+			table->relam == HEAP_TABLE_AM_OID && table->relfilenode == file.relNumber;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
