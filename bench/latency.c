@@ -2,11 +2,12 @@
  * latency.c
  *	  How long after its COMMIT an event has come to where it is waited for.
  *
- *	  latency CONNECTION plain|daybook RATE SECONDS PAYLOAD
+ *	  latency CONNECTION plain|daybook|both RATE SECONDS PAYLOAD
  *
  * Sessions append at RATE events a second in all.  With daybook each then
  * waits for the projection "balance" to have its own event; with plain the
- * transaction says NOTIFY, and one session that listens notes the arrival.
+ * transaction says NOTIFY, and one session that listens notes the arrival;
+ * with both the same transaction is waited for in both ways.
  * The time is taken from when COMMIT is sent, so it has the commit in it.
  */
 #include <libpq-fe.h>
@@ -22,11 +23,13 @@
 static const char *connection;
 static const char *payload;
 static int	daybook;
+static int	notify;
 static int	count;				/* events of one session */
 static double interval;			/* seconds between two of its events */
 static double begin;
 static double *sent;			/* when COMMIT was sent, by number of the event */
 static double *arrived;
+static double *notified;
 
 static double
 now(void)
@@ -99,7 +102,7 @@ append(void *arg)
 		snprintf(version, sizeof(version), "%ld", (long) time(NULL) * 1000000 + number);
 		check(conn, PQexec(conn, "BEGIN"));
 		check(conn, PQexecPrepared(conn, "append", daybook ? 2 : 3, values, NULL, NULL, 0));
-		if (!daybook)
+		if (notify)
 		{
 			snprintf(message, sizeof(message), "NOTIFY latency, '%d'", number);
 			check(conn, PQexec(conn, message));
@@ -126,17 +129,17 @@ listen_for_all(void *arg)
 	while (missing > 0)
 	{
 		struct pollfd socket = {PQsocket(conn), POLLIN, 0};
-		PGnotify   *notify;
+		PGnotify   *arrival;
 
 		if (poll(&socket, 1, 30000) == 0 || !PQconsumeInput(conn))
 		{
 			fprintf(stderr, "%d notifications have not come\n", missing);
 			exit(1);
 		}
-		while ((notify = PQnotifies(conn)) != NULL)
+		while ((arrival = PQnotifies(conn)) != NULL)
 		{
-			arrived[atoi(notify->extra)] = now();
-			PQfreemem(notify);
+			notified[atoi(arrival->extra)] = now();
+			PQfreemem(arrival);
 			missing--;
 		}
 	}
@@ -151,6 +154,17 @@ compare(const void *a, const void *b)
 	return (difference > 0) - (difference < 0);
 }
 
+/* Prints the percentiles of how long after the COMMITs that was, in milliseconds. */
+static void
+print_delays(const char *what, double *when, int total)
+{
+	for (int i = 0; i < total; i++)
+		when[i] -= sent[i];
+	qsort(when, total, sizeof(double), compare);
+	printf("%sp50 %.3f\n%sp99 %.3f\n", what, when[total / 2] * 1e3,
+		   what, when[total * 99 / 100] * 1e3);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -161,15 +175,17 @@ main(int argc, char **argv)
 	if (argc != 6)
 		return 2;
 	connection = argv[1];
-	daybook = strcmp(argv[2], "daybook") == 0;
+	daybook = strcmp(argv[2], "plain") != 0;
+	notify = strcmp(argv[2], "daybook") != 0;
 	count = atoi(argv[3]) * atoi(argv[4]) / SESSIONS;
 	interval = (double) SESSIONS / atoi(argv[3]);
 	payload = argv[5];
 	total = count * SESSIONS;
 	sent = calloc(total, sizeof(double));
 	arrived = calloc(total, sizeof(double));
+	notified = calloc(total, sizeof(double));
 
-	if (!daybook)
+	if (notify)
 	{
 		PGconn	   *conn = connect_or_die();
 
@@ -179,14 +195,16 @@ main(int argc, char **argv)
 	begin = now() + 0.3;
 	for (long i = 0; i < SESSIONS; i++)
 		pthread_create(&threads[i], NULL, append, (void *) i);
-	for (int i = 0; i < SESSIONS + !daybook; i++)
+	for (int i = 0; i < SESSIONS + notify; i++)
 		pthread_join(threads[i], NULL);
 	end = now();
 
-	for (int i = 0; i < total; i++)
-		arrived[i] -= sent[i];
-	qsort(arrived, total, sizeof(double), compare);
-	printf("events %d\nrate %.0f\np50 %.3f\np99 %.3f\n", total, total / (end - begin),
-		   arrived[total / 2] * 1e3, arrived[total * 99 / 100] * 1e3);
+	printf("events %d\nrate %.0f\n", total, total / (end - begin));
+	if (daybook)
+		print_delays("", arrived, total);
+	if (daybook && notify)
+		printf("notify events %d\n", total);
+	if (notify)
+		print_delays(daybook ? "notify " : "", notified, total);
 	return 0;
 }

@@ -142,15 +142,20 @@ row_workers() {
 	done
 }
 
+# With both, NOTIFY and daybook wait for the same commits and are recorded side by side.
 measure_latency() {
-	local line output
+	local name value output
 	output=$("$work/bench/latency" "host=$server port=$server_port user=postgres dbname=$database options='-c synchronous_commit=$mode'" \
 		"$1" 1000 "$SECONDS_OF_LATENCY" "$payload") || die "latency: $output"
-	while read -r line; do
-		if [ "$round" -gt 0 ]; then record "${line%% *}" "${line##* }"; fi
-	done < <(grep -E '^p(50|99) ' <<<"$output")
-		rate=$(sed -n 's/^rate //p' <<<"$output")
+	rate=$(sed -n 's/^rate //p' <<<"$output")
 	done=$(sed -n 's/^events //p' <<<"$output")
+	if [ "$round" -eq 0 ]; then return 0; fi
+	while read -r name value; do
+		variant=NOTIFY record "$name" "$value"
+	done < <(sed -n 's/^notify //p' <<<"$output")
+	while read -r name value; do
+		record "$name" "$value"
+	done < <(grep -E '^p(50|99) ' <<<"$output")
 }
 
 row_latency() {
@@ -162,5 +167,6 @@ row_latency() {
 		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
 		sql -c "VACUUM (ANALYZE)"
 		take_turns "synchronous_commit $mode" $((SECONDS_OF_LATENCY * 1000)) measure_latency plain daybook
+		take_turns "synchronous_commit $mode, the same commits" $((SECONDS_OF_LATENCY * 1000)) measure_latency daybook_both
 	done
 }

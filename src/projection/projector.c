@@ -37,6 +37,7 @@
 #include "projection/projector.h"
 #include "projection/projector_slots.h"
 #include "replay/event_reader.h"
+#include "sequencer/log_durable.h"
 #include "sequencer/log_scan.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
@@ -105,6 +106,7 @@ typedef struct Projector
 	ParkedStreams *parked;		/* streams whose events are not applied for now */
 
 	uint64		wait_beyond;	/* nothing to do until the log's head is above this */
+	XLogRecPtr	sequenced;		/* as those who wait have been told last */
 
 	/* the batch in hand, for when it fails */
 	int64		wanted;			/* events asked for, 0 if none yet */
@@ -131,6 +133,8 @@ static ProjectorStep project_or_fail(Projector *projector);
 static ProjectorStep project(Projector *projector);
 static bool advance(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void advanced(Projector *projector, const ProjectionProgress *progress);
+static bool is_applied(const Projector *projector, int64 head);
+static XLogRecPtr sequenced_lsn(const Projector *projector);
 static ProjectorStep share_done(Projector *projector);
 static int	share_of_rate(const Projection *projection);
 static ProjectorStep swap(Projector *projector);
@@ -159,6 +163,7 @@ static TimestampTz next_try(int attempts, long first_pause);
 static void record_failure(Projector *projector, ErrorData *error, bool failed, bool isolated);
 static Projection *lock_claimed(Projector *projector, ProjectionProgress *progress);
 static void report_failure(Projector *projector, int64 position, ErrorData *error);
+static bool more_is_published(Projector *projector);
 static void wait_for_work(Projector *projector, ProjectorStep step);
 static void reload_settings(void);
 
@@ -224,6 +229,8 @@ detach_slot(int code, Datum arg)
 	ProjectorSlotDetach(projector->slot, code != 0);
 	if (projector->database != NULL)
 	{
+		/* who relies on this worker has to look elsewhere */
+		ConditionVariableBroadcast(&projector->database->projected);
 		projector->database->supervise = true;
 		WakeDatabaseWorker();
 	}
@@ -324,6 +331,7 @@ static ProjectorStep
 project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress)
 {
 	Projection *projection = handler->projection;
+	XLogRecPtr	sequenced = sequenced_lsn(projector);
 	int64		head = pg_atomic_read_u64(&projector->database->head);
 	int64		before = progress->position;
 	int			max_rate = share_of_rate(projection);
@@ -337,6 +345,9 @@ project_batch(Projector *projector, Handler *handler, ProjectionProgress *progre
 
 	projector->wait_beyond = progress->position > before ? progress->position : Max(head, before);
 	advanced(projector, progress);
+	if (is_applied(projector, head))
+		ProjectorSlotNoteReach(projector->slot, projector->position, sequenced);
+	ConditionVariableBroadcast(&projector->database->projected);
 	if (is_share && progress->position >= share_end)
 		return share_done(projector);
 	if (is_rebuild && !is_share && !more)
@@ -358,6 +369,8 @@ advance(Projector *projector, Handler *handler, ProjectionProgress *progress)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	check_not_ahead(projector);
 	more = read_batch(projector, handler, &progress->position);
+	/* read while the sequencer flushes it */
+	MakeLogDurable();
 	apply_batch(projector, handler);
 	park_passed(projector);
 	if (progress->position != before || progress->error.sqlstate != NULL)
@@ -380,7 +393,17 @@ advanced(Projector *projector, const ProjectionProgress *progress)
 	projector->position = progress->position;
 	passed_parked(projector);
 	batch_succeeded(projector);
-	ConditionVariableBroadcast(&projector->database->projected);
+	ProjectorSlotNoteReach(projector->slot, progress->position, InvalidXLogRecPtr);
+}
+
+/* The events of all commits up to here stand before the head that is read next. */
+static XLogRecPtr
+sequenced_lsn(const Projector *projector)
+{
+	XLogRecPtr	sequenced = pg_atomic_read_u64(&projector->database->sequenced_lsn);
+
+	pg_read_barrier();
+	return sequenced;
 }
 
 /* One of several workers of a rebuild that has done its part. */
@@ -456,6 +479,7 @@ swap(Projector *projector)
 	if (swapped)
 		return STEP_EXIT;
 	advanced(projector, &progress);
+	ConditionVariableBroadcast(&projector->database->projected);
 	return STEP_MORE;
 }
 
@@ -509,6 +533,8 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 		projector->suspects.count = 1;
 		projector->suspects.end = progress->error.position;
 	}
+	ProjectorSlotNoteReach(projector->slot, progress->position, InvalidXLogRecPtr);
+	projector->slot->failing = progress->failed_at != 0;
 	load_parked(projector);
 	if (projection->rebuild_of != NULL)
 		use_maintenance_memory();
@@ -553,7 +579,7 @@ read_batch(Projector *projector, Handler *handler, int64 *position)
 {
 	const Projection *projection = handler->projection;
 	EventFilter filter = {projection->sources, projection->categories, projection->types,
-		.shares = projection->shares, .share = projection->share
+		.ahead = true, .shares = projection->shares, .share = projection->share
 	};
 	int64		max_scanned = (int64) Max(MAX_SCANNED, projection->batch_size) * projection->shares;
 	EventBatch *batch = &projector->batch;
@@ -782,6 +808,8 @@ batch_failed(Projector *projector, ErrorData *error)
 	bool		transient = ErrorIsTransient(error->sqlerrcode);
 	bool		swapping = projector->swapping;
 
+	/* its position is about to be shown */
+	MakeLogDurable();
 	projector->swapping = false;
 	projector->stream_failed |= projector->batch.stream != NULL;
 	if (transient && swapping)
@@ -866,6 +894,7 @@ park(Projector *projector, ErrorData *error)
 	ParkedStreamsAdd(projector->parked, event.place.event_table, event.stream_id);
 	projector->progress_tid = progress.tid;
 	projector->position = progress.position;
+	ProjectorSlotNoteReach(projector->slot, progress.position, InvalidXLogRecPtr);
 	projector->attempts = 0;
 	projector->retry_at = 0;
 	memset(&projector->suspects, 0, sizeof(Suspects));
@@ -917,6 +946,7 @@ record_failure(Projector *projector, ErrorData *error, bool failed, bool isolate
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	projector->slot->failing = failed;
 	ConditionVariableBroadcast(&projector->database->projected);
 }
 
@@ -947,6 +977,34 @@ report_failure(Projector *projector, int64 position, ErrorData *error)
 			 error->context ? errcontext("%s", error->context) : 0));
 }
 
+/*
+ * If not, commits without events may have been passed, for which somebody may
+ * wait all the same.
+ */
+static bool
+more_is_published(Projector *projector)
+{
+	XLogRecPtr	sequenced = sequenced_lsn(projector);
+	int64		head = pg_atomic_read_u64(&projector->database->head);
+
+	if (head > projector->wait_beyond)
+		return true;
+	if (is_applied(projector, head))
+		ProjectorSlotNoteReach(projector->slot, projector->position, sequenced);
+	if (sequenced != projector->sequenced &&
+		pg_atomic_read_u64(&projector->database->awaited_lsn) > projector->sequenced)
+		ConditionVariableBroadcast(&projector->database->projected);
+	projector->sequenced = sequenced;
+	return false;
+}
+
+/* A sequencer that has just started, or has nothing to tell of, says 0. */
+static bool
+is_applied(const Projector *projector, int64 head)
+{
+	return head > 0 && projector->position >= head;
+}
+
 /* Sleeps until there is something to do: new events, a retry, a change. */
 static void
 wait_for_work(Projector *projector, ProjectorStep step)
@@ -973,7 +1031,7 @@ wait_for_work(Projector *projector, ProjectorStep step)
 			if (timeout <= 0)
 				break;
 		}
-		else if (pg_atomic_read_u64(&database->head) > projector->wait_beyond)
+		else if (more_is_published(projector))
 			break;
 		(void) ConditionVariableTimedSleep(&database->published, timeout, PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();

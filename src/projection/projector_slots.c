@@ -90,6 +90,8 @@ ProjectorSlotReserve(const char *name, ProjectorLaunch *launch)
 	if (slot != NULL)
 	{
 		memset(slot, 0, sizeof(ProjectorSlot));
+		pg_atomic_init_u64(&slot->position, 0);
+		pg_atomic_init_u64(&slot->applied_lsn, InvalidXLogRecPtr);
 		slot->database = MyDatabaseId;
 		slot->launch = ++shared->launches;
 		slot->since = GetCurrentTimestamp();
@@ -264,9 +266,51 @@ ProjectorSlotTakeChanged(ProjectorSlot *slot)
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	changed = slot->changed;
+	if (changed)
+	{
+		slot->failing = false;
+		pg_atomic_write_u64(&slot->applied_lsn, InvalidXLogRecPtr);
+	}
 	slot->changed = false;
 	LWLockRelease(slots_lock);
 	return changed;
+}
+
+/*
+ * The worker has come to a position, with all events of commits up to the LSN
+ * applied, which is invalid where it cannot tell.
+ */
+void
+ProjectorSlotNoteReach(ProjectorSlot *slot, int64 position, XLogRecPtr applied_lsn)
+{
+	slot->failing = false;
+	pg_atomic_write_u64(&slot->position, position);
+	pg_write_barrier();
+	if (applied_lsn > pg_atomic_read_u64(&slot->applied_lsn))
+		pg_atomic_write_u64(&slot->applied_lsn, applied_lsn);
+}
+
+/*
+ * How far the worker of a projection has come; false if there is none, or it
+ * will not go on by itself, or is about to look at the projection anew.
+ */
+bool
+ProjectorSlotReach(const char *name, ProjectorReach *reach)
+{
+	ProjectorSlot *slot;
+	bool		at_work;
+
+	LWLockAcquire(slots_lock, LW_SHARED);
+	slot = find_slot(MyDatabaseId, name);
+	at_work = slot != NULL && slot->pid != 0 && !slot->stop && !slot->changed && !slot->failing;
+	if (at_work)
+	{
+		reach->applied_lsn = pg_atomic_read_u64(&slot->applied_lsn);
+		pg_read_barrier();
+		reach->position = pg_atomic_read_u64(&slot->position);
+	}
+	LWLockRelease(slots_lock);
+	return at_work;
 }
 
 void

@@ -9,12 +9,14 @@
 #ifndef DAYBOOK_PROJECTOR_SLOTS_H
 #define DAYBOOK_PROJECTOR_SLOTS_H
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "port/atomics.h"
 
 /*
  * One worker.  All fields are protected by the slots' lock, except that the
- * worker itself reads its flags without it.
+ * worker itself reads its flags without it, and writes what it has applied.
  *
  *		free --ProjectorSlotReserve--> starting --ProjectorSlotAttach--> running
  *		  ^                               |                                 |
@@ -37,6 +39,11 @@ typedef struct ProjectorSlot
 	volatile bool idle;			/* nothing to do at present */
 	volatile bool crowded;		/* others wait for a place: the supervisor wants to hear of idleness */
 	char		name[NAMEDATALEN];	/* the projection */
+
+	/* what has been applied and committed; not to be believed while changed is set */
+	volatile bool failing;		/* it does not go on by itself */
+	pg_atomic_uint64 position;
+	pg_atomic_uint64 applied_lsn;	/* events of commits up to here, 0: unknown */
 } ProjectorSlot;
 
 /* What a worker is given at its start, in bgw_extra. */
@@ -63,9 +70,18 @@ extern bool ProjectorSlotsVacate(int count, TimestampTz since_before);
 /* for the worker */
 extern ProjectorSlot *ProjectorSlotAttach(const ProjectorLaunch *launch);
 extern bool ProjectorSlotTakeChanged(ProjectorSlot *slot);
+extern void ProjectorSlotNoteReach(ProjectorSlot *slot, int64 position, XLogRecPtr applied_lsn);
 extern void ProjectorSlotDetach(ProjectorSlot *slot, bool failed);
 
+/* How far a projection's worker has come, as far as it can tell. */
+typedef struct ProjectorReach
+{
+	XLogRecPtr	applied_lsn;
+	int64		position;
+} ProjectorReach;
+
 /* for sessions */
+extern bool ProjectorSlotReach(const char *name, ProjectorReach *reach);
 extern void ProjectionLockFromWorker(const char *name);
 extern void ProjectorNotifyAtCommit(const char *name);
 

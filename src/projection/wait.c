@@ -4,8 +4,12 @@
  *	  wait_for_projection: sleeping, without polling, until a projection has
  *	  applied what was committed up to a point in the WAL.
  *
- * That point is turned into a position first: once the sequencer has passed
- * it, the log's head covers all events committed before it.
+ * A worker that goes on by itself says in shared memory up to where that is
+ * so, and wakes who waits; this session need not wake for the sequencer first,
+ * nor look into tables.
+ *
+ * Otherwise that point is turned into a position: once the sequencer has
+ * passed it, the log's head covers all events committed before it.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +20,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "projection/projection.h"
+#include "projection/projector_slots.h"
 #include "sequencer/log_scan.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -37,6 +42,9 @@ typedef struct Wait
 
 static void wait_init(Wait *wait, FunctionCallInfo fcinfo);
 static XLogRecPtr own_last_commit(void);
+static void request_sequencing(const Wait *wait);
+static bool is_sequenced(const Wait *wait);
+static bool wait_for_worker(const Wait *wait, int64 *position);
 static void wait_for_sequencer(const Wait *wait);
 static int64 published_head(const Wait *wait);
 static void wait_for_rebuild(const Wait *wait);
@@ -54,9 +62,12 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 {
 	Projection *projection;
 	int64		target;
+	int64		position;
+	bool		may_wait_for_rebuild;
 	Wait		wait;
 
 	wait_init(&wait, fcinfo);
+	request_sequencing(&wait);
 	projection = ProjectionLoad(wait.name);
 	if (projection == NULL)
 		ereport(ERROR,
@@ -67,10 +78,15 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 		check_inline(projection);
 		PG_RETURN_INT64(log_head());
 	}
+	may_wait_for_rebuild = RebuildWasAskedFor(wait.name) ||
+		(PG_ARGISNULL(1) && XLogRecPtrIsInvalid(XactLastCommitEnd));
+	if (!may_wait_for_rebuild && wait_for_worker(&wait, &position))
+		PG_RETURN_INT64(position);
+
 	(void) position_or_error(wait.name, 0);
 	wait_for_sequencer(&wait);
 	target = published_head(&wait);
-	if (RebuildWasAskedFor(wait.name) || (PG_ARGISNULL(1) && XactLastCommitEnd == InvalidXLogRecPtr))
+	if (may_wait_for_rebuild)
 		wait_for_rebuild(&wait);
 	PG_RETURN_INT64(wait_for_position(&wait, target));
 }
@@ -115,18 +131,58 @@ own_last_commit(void)
 	return XactLastCommitEnd != InvalidXLogRecPtr ? XactLastCommitEnd : GetXLogInsertRecPtr();
 }
 
-/* Until the events of all commits up to the LSN are in the log. */
+/* Has the sequencer see to what this session waits for, before anything else. */
+static void
+request_sequencing(const Wait *wait)
+{
+	if (wait->lsn == XactLastCommitEnd)
+		OwnCommitIsAwaited();
+	if (!is_sequenced(wait))
+		RequestSequencing(wait->lsn);
+}
+
+/* Are the events of all commits up to the LSN in the log? */
+static bool
+is_sequenced(const Wait *wait)
+{
+	return pg_atomic_read_u64(&wait->database->sequenced_lsn) >= wait->lsn;
+}
+
+/*
+ * Until the projection's worker has applied the events of all commits up to
+ * the LSN.  False if it has no worker that will.
+ */
+static bool
+wait_for_worker(const Wait *wait, int64 *position)
+{
+	ConditionVariable *projected = &wait->database->projected;
+	int64		target = WAITING_FOR_SEQUENCER;
+	ProjectorReach reach;
+	bool		at_work;
+
+	ConditionVariablePrepareToSleep(projected);
+	while ((at_work = ProjectorSlotReach(wait->name, &reach)) && reach.applied_lsn < wait->lsn)
+	{
+		/* it may have got there by a batch that ended before more was published */
+		if (target < 0 && is_sequenced(wait))
+			target = published_head(wait);
+		if (target >= 0 && reach.position >= target)
+			break;
+		sleep_until(wait, projected, target);
+	}
+	ConditionVariableCancelSleep();
+	*position = reach.position;
+	return at_work;
+}
+
 static void
 wait_for_sequencer(const Wait *wait)
 {
-	DatabaseState *database = wait->database;
+	ConditionVariable *published = &wait->database->published;
 
-	if (pg_atomic_read_u64(&database->sequenced_lsn) >= wait->lsn)
-		return;
-	RequestSequencing(wait->lsn);
-	ConditionVariablePrepareToSleep(&database->published);
-	while (pg_atomic_read_u64(&database->sequenced_lsn) < wait->lsn)
-		sleep_until(wait, &database->published, WAITING_FOR_SEQUENCER);
+	ConditionVariablePrepareToSleep(published);
+	while (!is_sequenced(wait))
+		sleep_until(wait, published, WAITING_FOR_SEQUENCER);
 	ConditionVariableCancelSleep();
 }
 

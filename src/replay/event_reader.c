@@ -89,6 +89,7 @@ struct EventReader
 	Snapshot	snapshot;
 	bool		check_privileges;
 	bool		as_stored;
+	bool		ahead;
 	bool		catches;		/* errors of upcasters are part of the event */
 	bool		filters;		/* some filter is set */
 	bool		filters_tables;
@@ -124,6 +125,7 @@ typedef struct UpcastCall
 	int64	   *wanted;
 } UpcastCall;
 
+static void begin_log(EventReader *reader, int64 after);
 static void set_event_tables(EventReader *reader, ArrayType *array);
 static void make_string_set(StringSet *set, ArrayType *array);
 static int	compare_strings(const void *a, const void *b);
@@ -176,6 +178,7 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	reader->snapshot = snapshot;
 	reader->check_privileges = check_privileges;
 	reader->as_stored = filter && filter->as_stored;
+	reader->ahead = filter && filter->ahead;
 	set_event_tables(reader, filter ? filter->event_tables : NULL);
 	make_string_set(&reader->categories, filter ? filter->categories : NULL);
 	make_string_set(&reader->types, filter ? filter->types : NULL);
@@ -186,7 +189,7 @@ EventReaderBegin(Snapshot snapshot, int64 after, const EventFilter *filter,
 	reader->sources = hash_create("event reader tables", 16, &ctl,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	reader->position = Max(after, 0);
-	reader->log = LogScanBegin(snapshot, after);
+	begin_log(reader, after);
 	MemoryContextSwitchTo(caller);
 	return reader;
 }
@@ -228,7 +231,7 @@ EventReaderSeek(EventReader *reader, int64 after)
 	MemoryContext caller = MemoryContextSwitchTo(reader->context);
 
 	LogScanEnd(reader->log);
-	reader->log = LogScanBegin(reader->snapshot, after);
+	begin_log(reader, after);
 	reader->position = Max(after, 0);
 	reader->limit = 0;
 	reader->at_end = false;
@@ -287,6 +290,13 @@ LogEventValues(const LogEvent *event, TupleDesc event_desc, Datum *values, bool 
 	values[1] = ObjectIdGetDatum(event->event_table);
 	nulls[0] = nulls[1] = false;
 	heap_deform_tuple(event->tuple, event_desc, values + 2, nulls + 2);
+}
+
+static void
+begin_log(EventReader *reader, int64 after)
+{
+	reader->log = reader->ahead ? LogScanBeginAhead(reader->snapshot, after) :
+		LogScanBegin(reader->snapshot, after);
 }
 
 static void

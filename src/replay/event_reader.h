@@ -23,6 +23,7 @@ typedef struct EventFilter
 	ArrayType  *categories;		/* text[]: the part of stream_id before '-' */
 	ArrayType  *types;			/* text[] */
 	bool		as_stored;		/* do not upcast; types are those stored, too */
+	bool		ahead;			/* the caller calls MakeLogDurable() before he tells of events */
 	int			shares;			/* more than 1: only the streams whose hash, */
 	int			share;			/* modulo shares, is this */
 } EventFilter;

@@ -80,6 +80,13 @@ static void read_segment(LogSegmentReader *reader, const Segment *segment);
 LogScan *
 LogScanBegin(Snapshot snapshot, int64 after)
 {
+	MakeLogDurable();
+	return LogScanBeginAhead(snapshot, after);
+}
+
+LogScan *
+LogScanBeginAhead(Snapshot snapshot, int64 after)
+{
 	LogScan    *scan = make_scan();
 	Segment		segment;
 
@@ -102,6 +109,7 @@ LogScanBeginBackward(Snapshot snapshot, int64 upto)
 {
 	LogScan    *scan = make_scan();
 
+	MakeLogDurable();
 	scan->backward = true;
 	scan->upto = upto;
 	if (upto < 1)
@@ -132,6 +140,7 @@ LogHead(Snapshot snapshot)
 {
 	Segment		segment;
 
+	MakeLogDurable();
 	if (!find_segment(snapshot, PG_INT64_MAX, &segment))
 		return 0;
 	return segment.first_position + segment.event_count - 1;
@@ -182,7 +191,6 @@ open_segments(SegmentScan *segments, Snapshot snapshot,
 {
 	ScanKeyData key;
 
-	MakeLogDurable();
 	segments->table = table_open(DaybookRelation(SEGMENT_TABLE), AccessShareLock);
 	segments->index = index_open(DaybookRelation(SEGMENT_KEY), AccessShareLock);
 	ScanKeyInit(&key, Anum_log_segment_first_position, strategy,

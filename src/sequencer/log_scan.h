@@ -15,6 +15,8 @@ typedef struct LogScan LogScan;
 
 /* Entries with a position above after, rising. */
 extern LogScan *LogScanBegin(Snapshot snapshot, int64 after);
+/* The same for who calls MakeLogDurable() before he lets anything be known of what he reads. */
+extern LogScan *LogScanBeginAhead(Snapshot snapshot, int64 after);
 /* Entries with a position of at most upto, falling. */
 extern LogScan *LogScanBeginBackward(Snapshot snapshot, int64 upto);
 extern bool LogScanNext(LogScan *scan, LogEntry *entry);

@@ -178,6 +178,7 @@ SequencerRound(long *wait)
 {
 	XLogRecPtr	sequenced = InvalidXLogRecPtr;
 	bool		more = false;
+	bool		awaited;
 	int			events = 0;
 
 	seq.round_started = GetCurrentTimestamp();
@@ -213,12 +214,16 @@ SequencerRound(long *wait)
 	}
 	PopActiveSnapshot();
 	CommitLog();
-	pgstat_report_stat(true);
 
-	/* one flush for all who wait, rather than one for each of many small rounds */
-	if (somebody_waits())
-		MakeLogDurable();
+	/*
+	 * One flush for all who wait, rather than one for each of many small
+	 * rounds; those who read the log wait for it when they have woken.
+	 */
+	awaited = somebody_waits();
 	report(events, sequenced);
+	if (awaited)
+		MakeLogDurable();
+	pgstat_report_stat(true);
 	if (!is_scanning())
 		confirm_decoded();
 	*wait = more ? 0 : pause_after(events);

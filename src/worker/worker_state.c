@@ -59,6 +59,9 @@ static bool supervise_at_commit = false;
 static bool start_at_commit = false;
 static bool rescan_at_commit = false;
 
+/* This session has waited for the last commit of its own, and may for the next. */
+static bool awaits_own_commits = false;
+
 /* Somebody has asked this process to end, which is no failure of it. */
 static volatile sig_atomic_t asked_to_end = false;
 
@@ -281,6 +284,16 @@ RequestSequencing(XLogRecPtr lsn)
 	WakeDatabaseWorker();
 }
 
+/*
+ * Somebody who reads his own writes commits, is answered, and asks again: by
+ * then his next commit can have been seen to.
+ */
+void
+OwnCommitIsAwaited(void)
+{
+	awaits_own_commits = true;
+}
+
 static void
 raise_to(pg_atomic_uint64 *target, uint64 value)
 {
@@ -310,14 +323,17 @@ end_of_transaction(XactEvent event, void *arg)
 		if (db)
 		{
 			raise_to(&db->flush_request, XactLastCommitEnd);
+			if (awaits_own_commits)
+				raise_to(&db->awaited_lsn, XactLastCommitEnd);
 			if (supervise_at_commit)
 			{
 				db->supervise = true;
 				ConditionVariableBroadcast(&db->published);
 			}
 			pg_memory_barrier();
-			if (supervise_at_commit || !db->resting)
+			if (supervise_at_commit || awaits_own_commits || !db->resting)
 				WakeDatabaseWorker();
+			awaits_own_commits = false;
 		}
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||

@@ -85,6 +85,7 @@ extern void SuperviseAtCommit(void);
 extern void StartDatabaseWorkerAtCommit(void);
 extern void RescanDatabasesAtCommit(void);
 extern void RequestSequencing(XLogRecPtr lsn);
+extern void OwnCommitIsAwaited(void);
 
 /* for commands that need a database to themselves */
 extern bool HoldDatabase(Oid database);
