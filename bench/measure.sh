@@ -99,12 +99,15 @@ fresh_database() {
 
 # Nothing is left to be done from what was run before: sessions have ended, WAL
 # is on disk, every event that was appended has its place in the log, and
-# projections have applied it.  New tables are not scanned for events any more.
+# projections have applied it.  New tables are not scanned for events any more,
+# and the sequencer has read what plain has written, for which nobody wakes it.
 settle() {
 	ask_until_true "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'" "sessions to end"
 	ask_until_true "SELECT pg_current_wal_flush_lsn() >= '$(ask "SELECT pg_current_wal_insert_lsn()")'::pg_lsn - 8192" "the WAL writer"
 	ask_until_true "SELECT head >= $expected_head FROM daybook.sequencer_status" "the sequencer"
 	ask_until_true "SELECT mode = 'decoding' FROM daybook.sequencer_status" "the sequencer to decode"
+	ask "SELECT pg_reload_conf()" >/dev/null
+	ask_until_true "SELECT lag_bytes < 1024 * 1024 FROM daybook.sequencer_status" "the sequencer to read all WAL"
 	ask_until_true "SELECT coalesce(min(position), $expected_head) >= $expected_head FROM daybook.projection_status" "projections"
 }
 
