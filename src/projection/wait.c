@@ -131,7 +131,7 @@ own_last_commit(void)
 	return XactLastCommitEnd != InvalidXLogRecPtr ? XactLastCommitEnd : GetXLogInsertRecPtr();
 }
 
-/* Has the sequencer see to what this session waits for, before anything else. */
+/* Has the sequencer bring the events of all commits up to the LSN into the log, before anything else is done. */
 static void
 request_sequencing(const Wait *wait)
 {
@@ -141,7 +141,7 @@ request_sequencing(const Wait *wait)
 		RequestSequencing(wait->lsn);
 }
 
-/* Are the events of all commits up to the LSN in the log? */
+/* Are they there already? */
 static bool
 is_sequenced(const Wait *wait)
 {
@@ -175,6 +175,7 @@ wait_for_worker(const Wait *wait, int64 *position)
 	return at_work;
 }
 
+/* Until the events of all commits up to the LSN are in the log. */
 static void
 wait_for_sequencer(const Wait *wait)
 {
