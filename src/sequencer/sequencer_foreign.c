@@ -171,7 +171,11 @@ ForeignFilesLearn(void)
 	}
 }
 
-/* A table that is being made cannot be seen yet; news of it will come. */
+/*
+ * A table that is being made cannot be seen yet; news of it will come.  What
+ * was foreign remains so: a row stored speculatively may have been left out,
+ * and what becomes of it must be, too.
+ */
 static void
 look_up_file(KnownFile *known)
 {
@@ -180,7 +184,7 @@ look_up_file(KnownFile *known)
 	known->looked_up = true;
 	if (OidIsValid(relid))
 	{
-		known->is_foreign = is_of_heap(relid, known->file);
+		known->is_foreign |= is_of_heap(relid, known->file);
 		known->gone_at = InvalidXLogRecPtr;
 	}
 	else if (XLogRecPtrIsInvalid(known->gone_at))
