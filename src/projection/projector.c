@@ -141,6 +141,7 @@ static ProjectorStep swap(Projector *projector);
 static void begin_batch(Projector *projector);
 static Handler *lock_projection(Projector *projector, ProjectionProgress *progress);
 static ProjectorStep claim(Projector *projector, Projection *projection, ProjectionProgress *progress);
+static void forget_claim(Projector *projector);
 static void use_maintenance_memory(void);
 static ProjectorStep project_batch(Projector *projector, Handler *handler, ProjectionProgress *progress);
 static void check_not_ahead(Projector *projector);
@@ -394,6 +395,7 @@ advanced(Projector *projector, const ProjectionProgress *progress)
 	passed_parked(projector);
 	batch_succeeded(projector);
 	ProjectorSlotNoteReach(projector->slot, progress->position, InvalidXLogRecPtr);
+	projector->slot->at_work = true;
 }
 
 /* The events of all commits up to here stand before the head that is read next. */
@@ -426,7 +428,7 @@ share_done(Projector *projector)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	/* who goes on alone has the others' parked events */
-	projector->claimed = false;
+	forget_claim(projector);
 	return goes_on ? STEP_MORE : STEP_EXIT;
 }
 
@@ -464,7 +466,7 @@ swap(Projector *projector)
 	handler = lock_projection(projector, &progress);
 	if (handler == NULL || progress.generation != projector->generation)
 	{
-		projector->claimed = false;
+		forget_claim(projector);
 		CommitTransactionCommand();
 		return STEP_MORE;
 	}
@@ -534,11 +536,19 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 		projector->suspects.end = progress->error.position;
 	}
 	ProjectorSlotNoteReach(projector->slot, progress->position, InvalidXLogRecPtr);
-	projector->slot->failing = progress->failed_at != 0;
+	projector->slot->at_work = progress->failed_at == 0;
 	load_parked(projector);
 	if (projection->rebuild_of != NULL)
 		use_maintenance_memory();
 	return STEP_MORE;
+}
+
+/* The row has to be read anew. */
+static void
+forget_claim(Projector *projector)
+{
+	projector->claimed = false;
+	projector->slot->at_work = false;
 }
 
 /* The large batches of a rebuild are kept and aggregated as an index is built. */
@@ -887,14 +897,17 @@ park(Projector *projector, ErrorData *error)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
-	projector->claimed = projection != NULL;
 	if (projection == NULL)
+	{
+		forget_claim(projector);
 		return;
+	}
 	passed_parked(projector);
 	ParkedStreamsAdd(projector->parked, event.place.event_table, event.stream_id);
 	projector->progress_tid = progress.tid;
 	projector->position = progress.position;
 	ProjectorSlotNoteReach(projector->slot, progress.position, InvalidXLogRecPtr);
+	projector->slot->at_work = true;
 	projector->attempts = 0;
 	projector->retry_at = 0;
 	memset(&projector->suspects, 0, sizeof(Suspects));
@@ -946,7 +959,8 @@ record_failure(Projector *projector, ErrorData *error, bool failed, bool isolate
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	projector->slot->failing = failed;
+	if (failed)
+		projector->slot->at_work = false;
 	ConditionVariableBroadcast(&projector->database->projected);
 }
 

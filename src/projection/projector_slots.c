@@ -268,7 +268,7 @@ ProjectorSlotTakeChanged(ProjectorSlot *slot)
 	changed = slot->changed;
 	if (changed)
 	{
-		slot->failing = false;
+		slot->at_work = false;
 		pg_atomic_write_u64(&slot->applied_lsn, InvalidXLogRecPtr);
 	}
 	slot->changed = false;
@@ -283,7 +283,6 @@ ProjectorSlotTakeChanged(ProjectorSlot *slot)
 void
 ProjectorSlotNoteReach(ProjectorSlot *slot, int64 position, XLogRecPtr applied_lsn)
 {
-	slot->failing = false;
 	pg_atomic_write_u64(&slot->position, position);
 	pg_write_barrier();
 	if (applied_lsn > pg_atomic_read_u64(&slot->applied_lsn))
@@ -292,7 +291,7 @@ ProjectorSlotNoteReach(ProjectorSlot *slot, int64 position, XLogRecPtr applied_l
 
 /*
  * How far the worker of a projection has come; false if there is none, or it
- * will not go on by itself, or is about to look at the projection anew.
+ * will not go on by itself, or has to look at the projection anew.
  */
 bool
 ProjectorSlotReach(const char *name, ProjectorReach *reach)
@@ -302,7 +301,7 @@ ProjectorSlotReach(const char *name, ProjectorReach *reach)
 
 	LWLockAcquire(slots_lock, LW_SHARED);
 	slot = find_slot(MyDatabaseId, name);
-	at_work = slot != NULL && slot->pid != 0 && !slot->stop && !slot->changed && !slot->failing;
+	at_work = slot != NULL && slot->at_work && !slot->stop && !slot->changed;
 	if (at_work)
 	{
 		reach->applied_lsn = pg_atomic_read_u64(&slot->applied_lsn);
@@ -320,6 +319,7 @@ ProjectorSlotDetach(ProjectorSlot *slot, bool failed)
 	slot->failed_in = failed ? slot->database : InvalidOid;
 	slot->database = InvalidOid;
 	slot->pid = 0;
+	slot->at_work = false;
 	slot->since = GetCurrentTimestamp();
 	LWLockRelease(slots_lock);
 }
@@ -406,15 +406,20 @@ find_free_slot(const char *name)
 	return result;
 }
 
-/* At commit; nothing here may fail. */
+/*
+ * At commit; nothing here may fail.  Before it, too, so that nobody believes
+ * what the worker says when others can see the change already.
+ */
 static void
 notify_workers(XactEvent event, void *arg)
 {
+	bool		before = event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE;
 	DatabaseState *database;
 	ListCell   *lc;
 
 	if (changed_names == NIL ||
-		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
+		(!before && event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		 event != XACT_EVENT_PREPARE))
 		return;
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	foreach(lc, changed_names)
@@ -425,6 +430,8 @@ notify_workers(XactEvent event, void *arg)
 			slot->changed = true;
 	}
 	LWLockRelease(slots_lock);
+	if (before)
+		return;
 	list_free_deep(changed_names);
 	changed_names = NIL;
 

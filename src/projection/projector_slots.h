@@ -40,8 +40,8 @@ typedef struct ProjectorSlot
 	volatile bool crowded;		/* others wait for a place: the supervisor wants to hear of idleness */
 	char		name[NAMEDATALEN];	/* the projection */
 
-	/* what has been applied and committed; not to be believed while changed is set */
-	volatile bool failing;		/* it does not go on by itself */
+	/* what has been applied and committed, to be believed while at_work and not changed */
+	volatile bool at_work;		/* it knows the projection's row, and goes on by itself */
 	pg_atomic_uint64 position;
 	pg_atomic_uint64 applied_lsn;	/* events of commits up to here, 0: unknown */
 } ProjectorSlot;

@@ -21,6 +21,7 @@
 #include "pgstat.h"
 #include "projection/projection.h"
 #include "projection/projector_slots.h"
+#include "sequencer/log_durable.h"
 #include "sequencer/log_scan.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -325,6 +326,7 @@ report_time_out(const Wait *wait, int64 target)
 				 errdetail("Its old rows are served until then."),
 				 errhint("See daybook.rebuild_progress.")));
 	(void) ProgressLoad(wait->name, &progress);
+	MakeLogDurable();
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("timed out waiting for projection \"%s\"", wait->name),

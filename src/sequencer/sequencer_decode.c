@@ -81,6 +81,7 @@ static int64 pending_events = 0;	/* not handed over yet */
 static void create_slot(void);
 static void abandon_slot(void);
 static void open_decoding(void);
+static void decode_record(void);
 static int	read_page(XLogReaderState *reader, XLogRecPtr page, int length,
 					  XLogRecPtr record, char *buffer);
 static int	read_page_to_come(XLogReaderState *reader, XLogRecPtr page, int length,
@@ -293,13 +294,24 @@ DecodeSome(void)
 							LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
 		if (record == NULL)
 			break;
-		if (!RecordIsForeign(decoding->reader))
-			LogicalDecodingProcessRecord(decoding, decoding->reader);
+		decode_record();
 		CHECK_FOR_INTERRUPTS();
 	}
 	CurrentResourceOwner = saved_owner;
 	MemoryContextSwitchTo(TopMemoryContext);
 	return pending_events >= MAX_DECODED_EVENTS;
+}
+
+static void
+decode_record(void)
+{
+	XLogReaderState *record = decoding->reader;
+
+	if (!RecordIsForeign(record))
+		LogicalDecodingProcessRecord(decoding, record);
+	else if (TransactionIdIsValid(XLogRecGetTopXid(record)))
+		ReorderBufferAssignChild(decoding->reorder, XLogRecGetTopXid(record),
+								 XLogRecGetXid(record), record->ReadRecPtr);
 }
 
 /* All commits whose records end here or before have been decoded. */

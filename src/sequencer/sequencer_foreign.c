@@ -15,6 +15,12 @@
  * free is forgotten when all WAL of its time has been decoded; OIDs have to
  * wrap around before another table can have it.
  *
+ * What one transaction or subtransaction does to a file is decoded as a whole
+ * or not at all: a row that is stored speculatively and what becomes of it
+ * must not be torn apart.  So a file counts as foreign for those that began
+ * after it was looked up.  TOAST is never decoded, since nobody asks for the
+ * columns that are there.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -56,8 +62,8 @@ typedef struct KnownFile
 {
 	RelFileLocator file;
 	char		status;			/* simplehash's */
-	bool		is_foreign;
 	bool		looked_up;
+	uint64		foreign_from;	/* full xid from which it is foreign, 0: it is not known to be */
 	XLogRecPtr	gone_at;		/* WAL ended here when it was no table's file; invalid if it is one */
 } KnownFile;
 
@@ -75,9 +81,12 @@ typedef struct KnownFile
 static filehash_hash *files = NULL;
 static bool look_up = false;	/* some file is new, or is no table's any more */
 static bool look_again = false; /* some table has changed */
+static uint64 next_xid;			/* at the last round */
 
 static void table_changed(Datum arg, Oid relid);
 static bool changes_rows(XLogReaderState *record);
+static bool is_toast(XLogReaderState *record);
+static uint64 full_xid(TransactionId xid);
 static KnownFile *find_or_add(RelFileLocator file);
 static void look_up_file(KnownFile *known);
 static bool is_of_heap(Oid relid, RelFileLocator file);
@@ -95,24 +104,28 @@ table_changed(Datum arg, Oid relid)
 	look_again = true;
 }
 
-/* Can the record be left out of decoding? */
+/*
+ * Can the record be left out of decoding?  If it is the first one of a
+ * subtransaction it says to which transaction that belongs, which must not be.
+ */
 bool
 RecordIsForeign(XLogReaderState *record)
 {
 	RelFileLocator file;
 	KnownFile  *known;
 
-	/* the first record of a subtransaction tells whose it is */
-	if (!changes_rows(record) || TransactionIdIsValid(XLogRecGetTopXid(record)))
+	if (!changes_rows(record))
 		return false;
+	if (is_toast(record))
+		return true;
 	XLogRecGetBlockTag(record, 0, &file, NULL, NULL);
 	if (file.dbOid != MyDatabaseId)
 		return OidIsValid(file.dbOid);
 	known = find_or_add(file);
-	return known != NULL && known->is_foreign;
+	return known != NULL && known->foreign_from != 0 &&
+		full_xid(XLogRecGetXid(record)) >= known->foreign_from;
 }
 
-/* A row stored speculatively and what becomes of it stay together. */
 static bool
 changes_rows(XLogReaderState *record)
 {
@@ -126,6 +139,21 @@ changes_rows(XLogReaderState *record)
 		 operation == XLOG_HEAP_CONFIRM);
 }
 
+static bool
+is_toast(XLogReaderState *record)
+{
+	return XLogRecGetRmid(record) == RM_HEAP_ID &&
+		(XLogRecGetInfo(record) & XLOG_HEAP_OPMASK) == XLOG_HEAP_INSERT &&
+		(((xl_heap_insert *) XLogRecGetData(record))->flags & XLH_INSERT_ON_TOAST_RELATION) != 0;
+}
+
+/* No xid in the WAL to be decoded is half the range of xids away. */
+static uint64
+full_xid(TransactionId xid)
+{
+	return next_xid + (int32) (xid - (TransactionId) next_xid);
+}
+
 /* NULL where there is no room. */
 static KnownFile *
 find_or_add(RelFileLocator file)
@@ -136,7 +164,7 @@ find_or_add(RelFileLocator file)
 	if (known != NULL || files->members >= MAX_FILES)
 		return known;
 	known = filehash_insert(files, file, &found);
-	known->is_foreign = false;
+	known->foreign_from = 0;
 	known->looked_up = false;
 	known->gone_at = InvalidXLogRecPtr;
 	look_up = true;
@@ -154,6 +182,7 @@ ForeignFilesLearn(void)
 	KnownFile  *known;
 	bool		all = look_again;
 
+	next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	if (!look_up && !look_again)
 		return;
 	look_up = look_again = false;	/* first, since what follows may say otherwise */
@@ -171,11 +200,7 @@ ForeignFilesLearn(void)
 	}
 }
 
-/*
- * A table that is being made cannot be seen yet; news of it will come.  What
- * was foreign remains so: a row stored speculatively may have been left out,
- * and what becomes of it must be, too.
- */
+/* A table that is being made cannot be seen yet; news of it will come. */
 static void
 look_up_file(KnownFile *known)
 {
@@ -184,7 +209,8 @@ look_up_file(KnownFile *known)
 	known->looked_up = true;
 	if (OidIsValid(relid))
 	{
-		known->is_foreign |= is_of_heap(relid, known->file);
+		if (known->foreign_from == 0 && is_of_heap(relid, known->file))
+			known->foreign_from = next_xid;
 		known->gone_at = InvalidXLogRecPtr;
 	}
 	else if (XLogRecPtrIsInvalid(known->gone_at))

@@ -9,6 +9,7 @@
 
 #include "access/xlog.h"
 #include "funcapi.h"
+#include "sequencer/log_durable.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "worker/worker_state.h"
@@ -45,6 +46,7 @@ daybook_sequencer_state_now(PG_FUNCTION_ARGS)
 	}
 	if (db && db->worker_pid != 0)
 	{
+		MakeLogDurable();
 		values[0] = Int32GetDatum(db->worker_pid);
 		values[3] = Int64GetDatum(pg_atomic_read_u64(&db->head));
 		values[4] = Int64GetDatum(db->low_water);

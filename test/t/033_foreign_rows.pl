@@ -79,6 +79,41 @@ END $$});
 ok(publish(), 'events of subtransactions that began elsewhere are published');
 log_is_right($node, 'and only those that were committed');
 
+# What is left out, is left out whole: rows that are stored speculatively with
+# what becomes of them, large ones with their TOAST, also where they are the
+# first of a subtransaction or its last.
+$node->safe_psql('postgres', 'CREATE TABLE notes (k text PRIMARY KEY, note text); ALTER TABLE notes ALTER note SET STORAGE EXTERNAL');
+my $torn = start_pgbench($node, [ '-c', 4, '-j', 2, '-t', 3000 ], {
+	'speculative@5' => q{
+\set k random(1, 2000)
+BEGIN;
+SAVEPOINT s;
+INSERT INTO counts VALUES ('p-:k', 1, 'x') ON CONFLICT (stream_id) DO NOTHING;
+COMMIT;
+},
+	'toasted@1' => q{
+\set k random(1, 200)
+BEGIN;
+SAVEPOINT s;
+INSERT INTO notes VALUES (:k, repeat('x', 5000)) ON CONFLICT (k) DO UPDATE SET note = excluded.note || 'y';
+ROLLBACK TO s;
+INSERT INTO notes VALUES (:k, repeat('x', 5000)) ON CONFLICT (k) DO UPDATE SET note = excluded.note || 'y';
+COMMIT;
+},
+	'event@1' => q{
+\set k random(1, 200)
+BEGIN;
+INSERT INTO orders (stream_id, type, data) VALUES ('torn-:k', 'Happened', jsonb_build_object('text', repeat('x', 10000)));
+SAVEPOINT s;
+INSERT INTO counts VALUES ('q-:k', 1, 'x') ON CONFLICT (stream_id) DO UPDATE SET n = counts.n + 1;
+COMMIT;
+}
+});
+ok(finish($torn), 'a load of such rows');
+ok(publish(), 'is decoded');
+is(sequencer_pid($node), $worker, 'by the same worker');
+log_is_right($node, 'with all events and no other');
+
 # an event table gets another file, and a table of heap becomes one of events
 $node->safe_psql('postgres', q{
 VACUUM FULL orders;
