@@ -83,9 +83,9 @@ log_is_right($node, 'and only those that were committed');
 # what becomes of them, large ones with their TOAST, also where they are the
 # first of a subtransaction or its last.
 $node->safe_psql('postgres', 'CREATE TABLE notes (k text PRIMARY KEY, note text); ALTER TABLE notes ALTER note SET STORAGE EXTERNAL');
-my $torn = start_pgbench($node, [ '-c', 4, '-j', 2, '-t', 3000 ], {
+my $torn = start_pgbench($node, [ '-c', 4, '-j', 2, '-t', 6000 ], {
 	'speculative@5' => q{
-\set k random(1, 2000)
+\set k random(1, 1000000000)
 BEGIN;
 SAVEPOINT s;
 INSERT INTO counts VALUES ('p-:k', 1, 'x') ON CONFLICT (stream_id) DO NOTHING;
