@@ -517,11 +517,15 @@ run_sql(Handler *handler, EventBatch *batch)
 	SPI_finish();
 }
 
-/* A rebuild has large batches only, but for the last. */
+/*
+ * A rebuild has large batches, but for the last, and where an event fails: a
+ * plan for even more would make ready for them each time.
+ */
 static double
 expected_rows(const Handler *handler)
 {
-	return handler->projection->live_tables != NULL ? handler->projection->batch_size : NEW_EVENTS_ROWS;
+	return handler->projection->live_tables != NULL ?
+		Min(handler->projection->batch_size, PROJECTION_MAX_BATCH_SIZE) : NEW_EVENTS_ROWS;
 }
 
 /*

@@ -912,7 +912,7 @@ park(Projector *projector, ErrorData *error)
 	projector->retry_at = 0;
 	memset(&projector->suspects, 0, sizeof(Suspects));
 	/* more may be close by, and a failure costs as much as a batch is large */
-	projector->batch_size = Max(projector->batch_size / 2,
+	projector->batch_size = Max(Min(projector->batch_size, MAX_BATCH_EVENTS) / 2,
 								Min(projector->max_batch_size, CAUTIOUS_BATCH_SIZE));
 	ConditionVariableBroadcast(&projector->database->projected);
 }
