@@ -158,7 +158,7 @@ wait_for_worker(const Wait *wait, int64 *position)
 {
 	ConditionVariable *projected = &wait->database->projected;
 	int64		target = WAITING_FOR_SEQUENCER;
-	ProjectorReach reach;
+	ProjectorReach reach = {0};
 	bool		at_work;
 
 	ConditionVariablePrepareToSleep(projected);
