@@ -101,18 +101,33 @@ sub positions
 		q{SELECT string_agg(position || '|' || id, ',' ORDER BY position) FROM daybook.log WHERE position > daybook.head() - 3000});
 }
 
-# Stops the sequencer between rounds and the WAL writer, and the load.
+# Stops a process where it waits for this event: not with a lock that others need.
+sub stop_where_it_waits
+{
+	my ($pid, $event) = @_;
+
+	wait_until("$pid waits", sub {
+		kill 'STOP', $pid;
+		return 1 if $node->safe_psql('postgres', "SELECT wait_event FROM pg_stat_activity WHERE pid = $pid") eq $event;
+		kill 'CONT', $pid;
+		return 0;
+	}) or die "process $pid never waits for $event";
+}
+
+# Stops the WAL writer and the sequencer between rounds, and the load.  The WAL
+# writer comes first, or it writes what the sequencer's last commit has left to others.
 sub freeze
 {
 	my $bench = start_pgbench($node, [ '-c', 4, '-T', 600 ], $load);
 	my $before = event_count($node);
 	wait_until('some load', sub { event_count($node) > $before + 3000 });
-	my @stopped = (sequencer_pid($node),
-		$node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'}));
+	my $writer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
+	my $sequencer = sequencer_pid($node);
 
-	kill 'STOP', @stopped;
+	stop_where_it_waits($writer, 'WalWriterMain');
+	stop_where_it_waits($sequencer, 'Extension');
 	stop_load($bench);
-	return @stopped;
+	return ($writer, $sequencer);
 }
 
 sub thaw { kill 'CONT', @_ }
