@@ -166,7 +166,8 @@ SequencerStart(void)
 										 ALLOCSET_DEFAULT_SIZES);
 	GapsInit(scan_context);
 	TablesInit();
-	ForeignFilesInit();
+	DecodedInit();
+	FilesInit();
 
 	for (int i = 0; i < lengthof(own_settings); i++)
 		SetConfigOption(own_settings[i].name, own_settings[i].value,
@@ -268,7 +269,7 @@ begin_round(bool *more)
 	else if (!seq.started)
 		seq.started = read_marks();
 	if (seq.following)
-		ForeignFilesLearn();
+		FilesLearn();
 	return true;
 }
 

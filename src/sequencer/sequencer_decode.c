@@ -3,15 +3,16 @@
  * sequencer_decode.c
  *	  Reads committed events from the write-ahead log, in commit order.
  *
- * A temporary slot with the built-in pgoutput plugin decodes the inserts into
- * the tables of our publication, of which only the column id.  The decoding
- * context stays open from round to round.  Callbacks run under a historic
- * snapshot and only note relation and id of each event; all else is done
- * afterwards in an ordinary transaction.
+ * A temporary slot keeps the WAL, and the built-in pgoutput plugin decodes the
+ * inserts into the tables of our publication, of which only the column id,
+ * where they are not taken from their records (sequencer_rows.c) or known to be
+ * of no interest (sequencer_files.c).  The decoding context stays open from
+ * round to round.  Callbacks run under a historic snapshot and only note
+ * relation and id of each event; all else is done afterwards in an ordinary
+ * transaction.
  *
  * Of a large transaction pgoutput hands over what there is while it is still
- * in progress, so that its rows need not be kept.  What its subtransactions
- * roll back is passed over when it has committed.
+ * in progress, so that its rows need not be kept.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,38 +46,18 @@
 /* A round stops decoding after this many events or bytes of them. */
 #define MAX_DECODED_EVENTS	20000
 
-/* Events of one transaction that are kept in memory, encoded. */
-#define MAX_EVENT_BYTES		(256 * 1024)
-
 /* Between looks for WAL that nobody has written yet, in milliseconds. */
 #define WAL_PAUSE			10
 
 /* The first one that knows of transactions in progress. */
 #define PGOUTPUT_PROTOCOL	"2"
 
-/* Stands for a relation where the next number is the xid of what follows. */
-#define XID_MARK			1
-
-/* Where the replay of a transaction's events has come to. */
-typedef struct EventReplay
-{
-	DecodedTransaction *transaction;
-	Oid			relid;
-	int64		id;
-	bool		skip;			/* rolled back */
-	DecodedEventCallback callback;
-	void	   *arg;
-} EventReplay;
-
 static LogicalDecodingContext *decoding = NULL;
 static ResourceOwner decode_owner = NULL;
-static MemoryContext decode_context = NULL;	/* what has been decoded */
+static MemoryContext decode_context = NULL;
 static MemoryContext message_context = NULL;
-static List *transactions = NIL;
-static List *in_progress = NIL; /* transactions handed over in parts */
 static DecodedTransaction *open_transaction = NULL;
-static bool in_part = false;	/* the open transaction is one of those */
-static int64 pending_events = 0;	/* not handed over yet */
+static bool in_part = false;	/* of a transaction that is still in progress */
 
 static void create_slot(void);
 static void abandon_slot(void);
@@ -90,21 +71,7 @@ static void prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
 						  TransactionId xid, bool last);
 static void take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
 						 TransactionId xid, bool last);
-static void take_begin(StringInfo message);
-static void take_commit(StringInfo message);
-static void take_part_begin(StringInfo message);
-static void take_part_end(void);
-static void take_commit_of_parts(StringInfo message);
-static void take_abort(StringInfo message);
 static void take_insert(StringInfo message);
-static DecodedTransaction *make_transaction(TransactionId xid);
-static DecodedTransaction *find_in_progress(TransactionId xid);
-static void hand_over(DecodedTransaction *transaction, const LogicalRepCommitData *commit);
-static void mark_xid(DecodedTransaction *transaction, TransactionId xid);
-static void note_event(DecodedTransaction *transaction, Oid relid, int64 id);
-static void spill(DecodedTransaction *transaction);
-static void replay_events(StringInfo events, EventReplay *replay);
-static bool was_rolled_back(DecodedTransaction *transaction, TransactionId xid);
 
 /*
  * Tries to open a slot and to find the point from which it decodes.  That
@@ -121,7 +88,7 @@ DecodeStart(int lock_timeout_ms, char **reason)
 
 	if (decode_context == NULL)
 	{
-		decode_context = AllocSetContextCreate(TopMemoryContext, "daybook decoded events",
+		decode_context = AllocSetContextCreate(TopMemoryContext, "daybook decoding",
 											   ALLOCSET_DEFAULT_SIZES);
 		message_context = AllocSetContextCreate(TopMemoryContext, "daybook decoded message",
 												ALLOCSET_SMALL_SIZES);
@@ -279,7 +246,7 @@ DecodeSome(void)
 	XLogRecPtr	end = GetFlushRecPtr(NULL);
 	ResourceOwner saved_owner = CurrentResourceOwner;
 
-	while (decoding->reader->EndRecPtr < end && pending_events < MAX_DECODED_EVENTS)
+	while (decoding->reader->EndRecPtr < end && DecodedPending() < MAX_DECODED_EVENTS)
 	{
 		char	   *error = NULL;
 		XLogRecord *record;
@@ -299,19 +266,24 @@ DecodeSome(void)
 	}
 	CurrentResourceOwner = saved_owner;
 	MemoryContextSwitchTo(TopMemoryContext);
-	return pending_events >= MAX_DECODED_EVENTS;
+	return DecodedPending() >= MAX_DECODED_EVENTS;
 }
 
 static void
 decode_record(void)
 {
 	XLogReaderState *record = decoding->reader;
+	TransactionId xid = XLogRecGetXid(record);
+	TransactionId top = XLogRecGetTopXid(record);
 
-	if (!RecordIsForeign(record))
+	/* said by a subtransaction's first record */
+	if (TransactionIdIsValid(top))
+		DecodedAssignChild(xid, top);
+	if (!RecordIsForeign(record) && !RowsTake(record))
 		LogicalDecodingProcessRecord(decoding, record);
-	else if (TransactionIdIsValid(XLogRecGetTopXid(record)))
-		ReorderBufferAssignChild(decoding->reorder, XLogRecGetTopXid(record),
-								 XLogRecGetXid(record), record->ReadRecPtr);
+	else if (TransactionIdIsValid(top))
+		ReorderBufferAssignChild(decoding->reorder, top, xid, record->ReadRecPtr);
+	RowsEndTransaction(record);
 }
 
 /* All commits whose records end here or before have been decoded. */
@@ -336,109 +308,39 @@ prepare_write(LogicalDecodingContext *context, XLogRecPtr lsn,
 	resetStringInfo(context->out);
 }
 
-/* pgoutput has written a message. */
+/*
+ * pgoutput has written a message: of a transaction that has just committed, or
+ * a part of one in progress.  How transactions end is seen from their records.
+ */
 static void
 take_message(LogicalDecodingContext *context, XLogRecPtr lsn,
 			 TransactionId xid, bool last)
 {
 	MemoryContext old = MemoryContextSwitchTo(message_context);
 	StringInfoData message = *context->out;
+	LogicalRepBeginData begin;
+	bool		is_first;
 
 	message.cursor = 0;
 	switch (pq_getmsgbyte(&message))
 	{
 		case LOGICAL_REP_MSG_BEGIN:
-			take_begin(&message);
+			logicalrep_read_begin(&message, &begin);
+			open_transaction = DecodedOpen(begin.xid);
+			in_part = false;
 			break;
-		case LOGICAL_REP_MSG_COMMIT:
-			take_commit(&message);
+		case LOGICAL_REP_MSG_STREAM_START:
+			open_transaction = DecodedOpen(logicalrep_read_stream_start(&message, &is_first));
+			in_part = true;
 			break;
 		case LOGICAL_REP_MSG_INSERT:
 			take_insert(&message);
 			break;
-		case LOGICAL_REP_MSG_STREAM_START:
-			take_part_begin(&message);
-			break;
-		case LOGICAL_REP_MSG_STREAM_STOP:
-			take_part_end();
-			break;
-		case LOGICAL_REP_MSG_STREAM_COMMIT:
-			take_commit_of_parts(&message);
-			break;
-		case LOGICAL_REP_MSG_STREAM_ABORT:
-			take_abort(&message);
-			break;
 		default:
-			break;				/* relations, types and origins tell us nothing */
+			break;				/* relations, types, origins and ends tell us nothing */
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(message_context);
-}
-
-static void
-take_begin(StringInfo message)
-{
-	LogicalRepBeginData begin;
-
-	logicalrep_read_begin(message, &begin);
-	open_transaction = make_transaction(begin.xid);
-}
-
-static void
-take_commit(StringInfo message)
-{
-	LogicalRepCommitData commit;
-
-	logicalrep_read_commit(message, &commit);
-	hand_over(open_transaction, &commit);
-	open_transaction = NULL;
-}
-
-static void
-take_part_begin(StringInfo message)
-{
-	bool		is_first;
-	TransactionId xid = logicalrep_read_stream_start(message, &is_first);
-
-	in_part = true;
-	open_transaction = find_in_progress(xid);
-	if (open_transaction)
-		return;
-	open_transaction = make_transaction(xid);
-	MemoryContextSwitchTo(decode_context);
-	in_progress = lappend(in_progress, open_transaction);
-}
-
-static void
-take_part_end(void)
-{
-	in_part = false;
-	open_transaction = NULL;
-}
-
-static void
-take_commit_of_parts(StringInfo message)
-{
-	LogicalRepCommitData commit;
-	DecodedTransaction *transaction = find_in_progress(logicalrep_read_stream_commit(message, &commit));
-
-	if (transaction == NULL)
-		return;
-	in_progress = list_delete_ptr(in_progress, transaction);
-	hand_over(transaction, &commit);
-}
-
-/* Of a subtransaction it is not always told, so its state is asked for later. */
-static void
-take_abort(StringInfo message)
-{
-	DecodedTransaction *transaction = find_in_progress(pq_getmsgint(message, 4));
-	TransactionId xid = pq_getmsgint(message, 4);
-
-	if (transaction == NULL || transaction->xid != xid)
-		return;
-	in_progress = list_delete_ptr(in_progress, transaction);
-	DecodedFree(transaction);
 }
 
 static void
@@ -454,190 +356,5 @@ take_insert(StringInfo message)
 		row.colvalues[0].len != sizeof(id))
 		return;
 	memcpy(&id, row.colvalues[0].data, sizeof(id));
-	MemoryContextSwitchTo(decode_context);
-	if (xid != open_transaction->last_xid)
-		mark_xid(open_transaction, xid);
-	note_event(open_transaction, relid, pg_ntoh64(id));
-}
-
-static DecodedTransaction *
-make_transaction(TransactionId xid)
-{
-	MemoryContext old = MemoryContextSwitchTo(decode_context);
-	DecodedTransaction *transaction = palloc0(sizeof(DecodedTransaction));
-
-	transaction->xid = transaction->last_xid = xid;
-	initStringInfo(&transaction->events);
-	MemoryContextSwitchTo(old);
-	return transaction;
-}
-
-static DecodedTransaction *
-find_in_progress(TransactionId xid)
-{
-	ListCell   *lc;
-
-	foreach(lc, in_progress)
-		if (((DecodedTransaction *) lfirst(lc))->xid == xid)
-			return lfirst(lc);
-	return NULL;
-}
-
-static void
-hand_over(DecodedTransaction *transaction, const LogicalRepCommitData *commit)
-{
-	if (transaction->event_count == 0)
-	{
-		DecodedFree(transaction);
-		return;
-	}
-	transaction->commit_lsn = commit->end_lsn;
-	transaction->committed_at = commit->committime;
-	pending_events += transaction->event_count;
-	MemoryContextSwitchTo(decode_context);
-	transactions = lappend(transactions, transaction);
-}
-
-static void
-mark_xid(DecodedTransaction *transaction, TransactionId xid)
-{
-	AppendVarint(&transaction->events, XID_MARK);
-	AppendVarint(&transaction->events, xid);
-	transaction->last_xid = xid;
-}
-
-/*
- * An event's encoding: the relation's OID, or 0 for that of the event before,
- * and the distance from the id before.
- */
-static void
-note_event(DecodedTransaction *transaction, Oid relid, int64 id)
-{
-	AppendVarint(&transaction->events, relid == transaction->last_relid ? 0 : relid);
-	AppendZigzag(&transaction->events, id - transaction->last_id);
-	transaction->last_relid = relid;
-	transaction->last_id = id;
-	transaction->event_count++;
-	if (transaction->events.len >= MAX_EVENT_BYTES)
-		spill(transaction);
-}
-
-/* Moves the events of a huge transaction to a temporary file, a part at a time. */
-static void
-spill(DecodedTransaction *transaction)
-{
-	ResourceOwner saved = CurrentResourceOwner;
-	int32		length = transaction->events.len;
-
-	CurrentResourceOwner = decode_owner;
-	if (transaction->spilled == NULL)
-		transaction->spilled = BufFileCreateTemp(true);
-	BufFileWrite(transaction->spilled, &length, sizeof(length));
-	BufFileWrite(transaction->spilled, transaction->events.data, length);
-	CurrentResourceOwner = saved;
-	resetStringInfo(&transaction->events);
-}
-
-/* Hands over the transactions decoded so far, in commit order. */
-List *
-DecodedTake(void)
-{
-	List	   *taken = transactions;
-
-	transactions = NIL;
-	pending_events = 0;
-	return taken;
-}
-
-/*
- * Takes back those that are not visible to others yet; they stay in front,
- * and do not keep more from being decoded.
- */
-void
-DecodedPutBack(DecodedTransaction *transaction)
-{
-	MemoryContext old = MemoryContextSwitchTo(decode_context);
-
-	transactions = lappend(transactions, transaction);
-	MemoryContextSwitchTo(old);
-}
-
-void
-DecodedFree(DecodedTransaction *transaction)
-{
-	if (transaction->spilled)
-		BufFileClose(transaction->spilled);
-	pfree(transaction->events.data);
-	pfree(transaction);
-}
-
-/* Calls back for each event of a transaction, in the order of insertion. */
-void
-DecodedEvents(DecodedTransaction *transaction, DecodedEventCallback callback, void *arg)
-{
-	EventReplay replay = {.transaction = transaction, .callback = callback, .arg = arg};
-
-	if (transaction->spilled)
-	{
-		StringInfoData part;
-		int32		length;
-
-		initStringInfo(&part);
-		if (BufFileSeek(transaction->spilled, 0, 0, SEEK_SET) != 0)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not rewind the file of decoded events: %m")));
-		while (BufFileRead(transaction->spilled, &length, sizeof(length)) == sizeof(length))
-		{
-			resetStringInfo(&part);
-			enlargeStringInfo(&part, length);
-			if (BufFileRead(transaction->spilled, part.data, length) != length)
-				ereport(ERROR,
-						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("file of decoded events ends too soon")));
-			part.len = length;
-			replay_events(&part, &replay);
-		}
-		pfree(part.data);
-	}
-	replay_events(&transaction->events, &replay);
-}
-
-static void
-replay_events(StringInfo events, EventReplay *replay)
-{
-	const unsigned char *next = (const unsigned char *) events->data;
-	const unsigned char *end = next + events->len;
-	uint64		table;
-	uint64		xid;
-	int64		step;
-
-	while (next < end)
-	{
-		if (!ReadVarint(&next, end, &table) ||
-			!(table == XID_MARK ? ReadVarint(&next, end, &xid) : ReadZigzag(&next, end, &step)))
-			elog(ERROR, "decoded events are cut off");
-		CHECK_FOR_INTERRUPTS();
-		if (table == XID_MARK)
-		{
-			replay->skip = was_rolled_back(replay->transaction, (TransactionId) xid);
-			continue;
-		}
-		if (table != 0)
-			replay->relid = (Oid) table;
-		replay->id += step;
-		if (!replay->skip)
-			replay->callback(replay->relid, replay->id, replay->arg);
-	}
-}
-
-/*
- * The transaction has ended for others, and its commit includes those of its
- * subtransactions that committed.  Their state is kept as long as the slot
- * holds back the horizon of the catalogs.
- */
-static bool
-was_rolled_back(DecodedTransaction *transaction, TransactionId xid)
-{
-	return xid != transaction->xid && !TransactionIdDidCommit(xid);
+	DecodedNote(open_transaction, xid, relid, pg_ntoh64(id));
 }

@@ -72,12 +72,19 @@ extern int	ScanPass(Snapshot snapshot, List *tables, bool *complete);
 extern int64 ScanHighest(void);
 extern void ScanEnd(void);
 
-/* sequencer_decode.c: events found in the write-ahead log */
+/* sequencer_files.c: whose files they are that records change */
+extern void FilesInit(void);
+extern void FilesLearn(void);
+extern bool RecordIsForeign(XLogReaderState *record);
+extern Oid	RecordEventTable(XLogReaderState *record, TransactionId top);
+
+/* sequencer_decoded.c: transactions in the write-ahead log, and their events */
 typedef struct DecodedTransaction
 {
 	TransactionId xid;
 	TimestampTz committed_at;
 	XLogRecPtr	commit_lsn;
+	bool		left_to_decoding;	/* what it inserts from now on */
 	int64		event_count;
 	StringInfoData events;		/* or the last part of them, if there is a file */
 	BufFile    *spilled;
@@ -88,6 +95,26 @@ typedef struct DecodedTransaction
 
 typedef void (*DecodedEventCallback) (Oid relid, int64 id, void *arg);
 
+extern void DecodedInit(void);
+extern void DecodedAssignChild(TransactionId xid, TransactionId top);
+extern TransactionId DecodedTopXid(TransactionId xid);
+extern DecodedTransaction *DecodedFind(TransactionId top);
+extern DecodedTransaction *DecodedOpen(TransactionId top);
+extern void DecodedNote(DecodedTransaction *transaction, TransactionId xid, Oid relid, int64 id);
+extern void DecodedEnd(TransactionId xid);
+extern void DecodedCommit(TransactionId xid, XLogRecPtr end, TimestampTz committed_at);
+extern int64 DecodedPending(void);
+extern List *DecodedTake(void);
+extern void DecodedPutBack(DecodedTransaction *transaction);
+extern void DecodedFree(DecodedTransaction *transaction);
+extern void DecodedEvents(DecodedTransaction *transaction,
+						  DecodedEventCallback callback, void *arg);
+
+/* sequencer_rows.c: events taken from the records that store them */
+extern bool RowsTake(XLogReaderState *record);
+extern void RowsEndTransaction(XLogReaderState *record);
+
+/* sequencer_decode.c: the write-ahead log, from the slot on */
 typedef enum DecodeStartResult
 {
 	DECODE_READY,
@@ -97,18 +124,8 @@ typedef enum DecodeStartResult
 
 extern DecodeStartResult DecodeStart(int lock_timeout_ms, char **reason);
 extern bool DecodeSome(void);	/* true: stopped short of the end of the WAL */
-extern List *DecodedTake(void);
-extern void DecodedPutBack(DecodedTransaction *transaction);
-extern void DecodedFree(DecodedTransaction *transaction);
-extern void DecodedEvents(DecodedTransaction *transaction,
-						  DecodedEventCallback callback, void *arg);
 extern XLogRecPtr DecodedUpTo(void);
 extern void DecodeConfirm(XLogRecPtr lsn);
-
-/* sequencer_foreign.c: files whose rows cannot be events */
-extern void ForeignFilesInit(void);
-extern bool RecordIsForeign(XLogReaderState *record);
-extern void ForeignFilesLearn(void);
 
 /* sequencer_snapshot.c: what a snapshot says of transactions */
 extern int	TransactionsInProgress(Snapshot snapshot, TransactionId **xids);

@@ -14,7 +14,7 @@ use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(new_node wait_until all_published wait_for_mode log_faults log_is_right
   status server_log_lines start_pgbench finish stop_load resolve_prepared sequencer_pid event_count events_wanted
-  start_reader stop_readers reader_faults reader_misses kill_backend kill_server start_again);
+  start_reader stop_readers reader_faults reader_misses kill_backend kill_server start_again decoded_bytes);
 
 # A server with the library, ready for logical decoding, and the extension in
 # database postgres.  Options go on top of the configuration.
@@ -162,6 +162,13 @@ sub log_is_right
 {
 	my ($node, $what, $database) = @_;
 	return is(log_faults($node, $database), '', $what);
+}
+
+# Bytes of rows that PostgreSQL's decoding has gone through.
+sub decoded_bytes
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', q{SELECT sum(total_bytes) FROM pg_stat_replication_slots});
 }
 
 # Lines of the server's log that match, from an offset on.

@@ -24,12 +24,6 @@ sub publish
 	return all_published($node);
 }
 
-# Bytes of rows that transactions were decoded with.
-sub decoded_bytes
-{
-	return $node->safe_psql('postgres', q{SELECT sum(total_bytes) FROM pg_stat_replication_slots});
-}
-
 sub decoded_bytes_of
 {
 	my ($statements) = @_;
@@ -38,10 +32,10 @@ sub decoded_bytes_of
 	# the files are met, and then known
 	$node->safe_psql('postgres', $statements);
 	publish() for 1 .. 2;
-	$before = decoded_bytes();
+	$before = decoded_bytes($node);
 	$node->safe_psql('postgres', $statements);
 	publish();
-	return decoded_bytes() - $before;
+	return decoded_bytes($node) - $before;
 }
 
 my $few = 100_000;

@@ -1,13 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * sequencer_foreign.c
- *	  Files whose rows cannot be events, so that decoding passes them over.
+ * sequencer_files.c
+ *	  What is known of the files that records change: which are event tables',
+ *	  and which cannot have events in them.
  *
  * PostgreSQL's decoding keeps every row that any transaction writes until its
  * commit, opens a transaction of its own for it then, and asks the output
  * plugin about each row.  Most of what a database writes is no event: its other
  * tables, the tables of projections, the log itself, TOAST.  Records of these
- * are told by the file that they change, and never get there.
+ * are told by the file that they change, and never get there; nor do most of
+ * the rows of event tables (sequencer_rows.c).
  *
  * A file is foreign if its table is stored as heap.  An event table is not,
  * and a table whose access method changes gets a new file; so what is known of
@@ -15,11 +17,13 @@
  * free is forgotten when all WAL of its time has been decoded; OIDs have to
  * wrap around before another table can have it.
  *
- * What one transaction or subtransaction does to a file is decoded as a whole
- * or not at all: a row that is stored speculatively and what becomes of it
- * must not be torn apart.  So a file counts as foreign for those that began
- * after it was looked up.  TOAST is never decoded, since nobody asks for the
- * columns that are there.
+ * What one transaction or subtransaction does to a foreign file is decoded as
+ * a whole or not at all: a row that is stored speculatively and what becomes
+ * of it must not be torn apart.  Nor does a table's file, once it is seen in
+ * the catalogs, say what the rows are that the command put there which made it.
+ * So what was found out of a file counts for those that began after it was
+ * looked up.  TOAST is never decoded, since nobody asks for the columns that
+ * are there.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +39,7 @@
 #include "catalog/pg_class.h"
 #include "common/hashfn.h"
 #include "compat.h"
+#include "daybook.h"
 #include "miscadmin.h"
 #include "sequencer/sequencer_internal.h"
 #include "utils/inval.h"
@@ -63,7 +68,8 @@ typedef struct KnownFile
 	RelFileLocator file;
 	char		status;			/* simplehash's */
 	bool		looked_up;
-	uint64		foreign_from;	/* full xid from which it is foreign, 0: it is not known to be */
+	uint64		known_from;		/* full xid from which what follows holds, 0: nothing is known */
+	Oid			event_table;	/* whose file it is; invalid: it is foreign */
 	XLogRecPtr	gone_at;		/* WAL ended here when it was no table's file; invalid if it is one */
 } KnownFile;
 
@@ -89,10 +95,11 @@ static bool is_toast(XLogReaderState *record);
 static uint64 full_xid(TransactionId xid);
 static KnownFile *find_or_add(RelFileLocator file);
 static void look_up_file(KnownFile *known);
-static bool is_of_heap(Oid relid, RelFileLocator file);
+static bool find_out(Oid relid, KnownFile *known);
+static bool is_known_to(const KnownFile *known, TransactionId xid);
 
 void
-ForeignFilesInit(void)
+FilesInit(void)
 {
 	files = filehash_create(TopMemoryContext, 256, NULL);
 	CacheRegisterRelcacheCallback(table_changed, (Datum) 0);
@@ -122,8 +129,28 @@ RecordIsForeign(XLogReaderState *record)
 	if (file.dbOid != MyDatabaseId)
 		return OidIsValid(file.dbOid);
 	known = find_or_add(file);
-	return known != NULL && known->foreign_from != 0 &&
-		full_xid(XLogRecGetXid(record)) >= known->foreign_from;
+	return is_known_to(known, XLogRecGetXid(record)) && !OidIsValid(known->event_table);
+}
+
+/*
+ * The event table whose file a record of inserts changes, if the transaction
+ * began when that was known.
+ */
+Oid
+RecordEventTable(XLogReaderState *record, TransactionId top)
+{
+	RelFileLocator file;
+	KnownFile  *known;
+
+	XLogRecGetBlockTag(record, 0, &file, NULL, NULL);
+	known = file.dbOid == MyDatabaseId ? find_or_add(file) : NULL;
+	return is_known_to(known, top) ? known->event_table : InvalidOid;
+}
+
+static bool
+is_known_to(const KnownFile *known, TransactionId xid)
+{
+	return known != NULL && known->known_from != 0 && full_xid(xid) >= known->known_from;
 }
 
 static bool
@@ -164,7 +191,7 @@ find_or_add(RelFileLocator file)
 	if (known != NULL || files->members >= MAX_FILES)
 		return known;
 	known = filehash_insert(files, file, &found);
-	known->foreign_from = 0;
+	known->known_from = 0;
 	known->looked_up = false;
 	known->gone_at = InvalidXLogRecPtr;
 	look_up = true;
@@ -176,7 +203,7 @@ find_or_add(RelFileLocator file)
  * table's any more.  Within a transaction.
  */
 void
-ForeignFilesLearn(void)
+FilesLearn(void)
 {
 	filehash_iterator iterator;
 	KnownFile  *known;
@@ -209,8 +236,8 @@ look_up_file(KnownFile *known)
 	known->looked_up = true;
 	if (OidIsValid(relid))
 	{
-		if (known->foreign_from == 0 && is_of_heap(relid, known->file))
-			known->foreign_from = next_xid;
+		if (known->known_from == 0 && find_out(relid, known))
+			known->known_from = next_xid;
 		known->gone_at = InvalidXLogRecPtr;
 	}
 	else if (XLogRecPtrIsInvalid(known->gone_at))
@@ -218,22 +245,25 @@ look_up_file(KnownFile *known)
 }
 
 /*
- * Has the table this file, and heap as its access method?  The catalogs are
- * few, and left to PostgreSQL.
+ * Is the file that of an event table, or of one with heap as its access
+ * method?  The catalogs are few, and left to PostgreSQL.
  */
 static bool
-is_of_heap(Oid relid, RelFileLocator file)
+find_out(Oid relid, KnownFile *known)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	bool		result = false;
+	bool		found = false;
 
 	if (HeapTupleIsValid(tuple))
 	{
 		Form_pg_class table = (Form_pg_class) GETSTRUCT(tuple);
+		bool		has_events = table->relam == GetDaybookOids()->access_method &&
+			table->reloftype == GetDaybookOids()->event_type;
 
-		result = relid >= FirstNormalObjectId &&
-			table->relam == HEAP_TABLE_AM_OID && table->relfilenode == file.relNumber;
+		known->event_table = has_events ? relid : InvalidOid;
+		found = relid >= FirstNormalObjectId && table->relfilenode == known->file.relNumber &&
+			(has_events || table->relam == HEAP_TABLE_AM_OID);
 		ReleaseSysCache(tuple);
 	}
-	return result;
+	return found;
 }
