@@ -23,6 +23,9 @@
 /* Events of one transaction that are kept in memory, encoded. */
 #define MAX_EVENT_BYTES		(256 * 1024)
 
+/* Room for them at first, since most transactions have one. */
+#define FIRST_EVENT_BYTES	32
+
 /* Stands for a relation where the next number is the xid of what follows. */
 #define XID_MARK			1
 
@@ -63,6 +66,7 @@ static xidhash_hash *in_progress = NULL;
 static List *committed = NIL;	/* in that order */
 static int64 committed_events = 0;
 
+static void init_events(StringInfo events);
 static void mark_xid(DecodedTransaction *transaction, TransactionId xid);
 static void spill(DecodedTransaction *transaction);
 static void replay_events(StringInfo events, EventReplay *replay);
@@ -122,9 +126,17 @@ DecodedOpen(TransactionId top)
 	known->top = top;
 	known->transaction = palloc0(sizeof(DecodedTransaction));
 	known->transaction->xid = known->transaction->last_xid = top;
-	initStringInfo(&known->transaction->events);
+	init_events(&known->transaction->events);
 	MemoryContextSwitchTo(old);
 	return known->transaction;
+}
+
+static void
+init_events(StringInfo events)
+{
+	events->data = palloc(FIRST_EVENT_BYTES);
+	events->maxlen = FIRST_EVENT_BYTES;
+	resetStringInfo(events);
 }
 
 /*
