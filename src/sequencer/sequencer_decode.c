@@ -43,7 +43,7 @@
 #include "varint.h"
 #include "wal_place.h"
 
-/* A round stops decoding after this many events or bytes of them. */
+/* A round stops decoding after this many events. */
 #define MAX_DECODED_EVENTS	20000
 
 /* Between looks for WAL that nobody has written yet, in milliseconds. */

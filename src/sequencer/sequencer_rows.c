@@ -24,10 +24,9 @@
 #include "sequencer/sequencer_internal.h"
 
 static bool inserts_rows(XLogReaderState *record);
-static bool is_plain_insert(XLogReaderState *record);
-static bool is_multi_insert(XLogReaderState *record);
-static void note_row(DecodedTransaction *transaction, XLogReaderState *record, Oid relid,
-					 uint16 infomask, uint8 hoff, const char *data, Size length);
+static bool is_speculative(XLogReaderState *record);
+static void note_row(DecodedTransaction *transaction, TransactionId xid, Oid relid,
+					 uint16 infomask, uint8 hoff, const char *data);
 static void note_rows(DecodedTransaction *transaction, XLogReaderState *record, Oid relid);
 
 /* False if the record is left to decoding. */
@@ -44,8 +43,7 @@ RowsTake(XLogReaderState *record)
 	transaction = DecodedFind(top);
 	if (transaction && transaction->left_to_decoding)
 		return false;
-	relid = is_plain_insert(record) || is_multi_insert(record) ?
-		RecordEventTable(record, top) : InvalidOid;
+	relid = is_speculative(record) ? InvalidOid : RecordEventTable(record, top);
 	if (transaction == NULL)
 		transaction = DecodedOpen(top);
 	if (!OidIsValid(relid))
@@ -57,41 +55,33 @@ RowsTake(XLogReaderState *record)
 	return true;
 }
 
-/* Such as may be events, if only decoding can tell. */
+/* Rows that decoding would see; it does not see those of catalogs, and of rewritten tables. */
 static bool
 inserts_rows(XLogReaderState *record)
 {
 	uint8		operation = XLogRecGetInfo(record) & XLOG_HEAP_OPMASK;
+	char	   *data = XLogRecGetData(record);
+	uint8		flags = 0;
 
-	return XLogRecGetRmid(record) == RM_HEAP2_ID ? operation == XLOG_HEAP2_MULTI_INSERT :
-		XLogRecGetRmid(record) == RM_HEAP_ID && operation == XLOG_HEAP_INSERT;
+	if (XLogRecGetRmid(record) == RM_HEAP_ID && operation == XLOG_HEAP_INSERT)
+		flags = ((xl_heap_insert *) data)->flags;
+	else if (XLogRecGetRmid(record) == RM_HEAP2_ID && operation == XLOG_HEAP2_MULTI_INSERT)
+		flags = ((xl_heap_multi_insert *) data)->flags;
+	return (flags & XLH_INSERT_CONTAINS_NEW_TUPLE) != 0;
 }
 
 static bool
-is_plain_insert(XLogReaderState *record)
+is_speculative(XLogReaderState *record)
 {
-	xl_heap_insert *insert = (xl_heap_insert *) XLogRecGetData(record);
-
 	return XLogRecGetRmid(record) == RM_HEAP_ID &&
-		(insert->flags & XLH_INSERT_CONTAINS_NEW_TUPLE) != 0 &&
-		(insert->flags & XLH_INSERT_IS_SPECULATIVE) == 0;
-}
-
-static bool
-is_multi_insert(XLogReaderState *record)
-{
-	xl_heap_multi_insert *insert = (xl_heap_multi_insert *) XLogRecGetData(record);
-
-	return XLogRecGetRmid(record) == RM_HEAP2_ID &&
-		(insert->flags & XLH_INSERT_CONTAINS_NEW_TUPLE) != 0;
+		(((xl_heap_insert *) XLogRecGetData(record))->flags & XLH_INSERT_IS_SPECULATIVE) != 0;
 }
 
 static void
 note_rows(DecodedTransaction *transaction, XLogReaderState *record, Oid relid)
 {
-	Size		length;
-	char	   *data = XLogRecGetBlockData(record, 0, &length);
-	char	   *end = data + length;
+	TransactionId xid = XLogRecGetXid(record);
+	char	   *data = XLogRecGetBlockData(record, 0, NULL);
 
 	if (XLogRecGetRmid(record) == RM_HEAP_ID)
 	{
@@ -99,7 +89,7 @@ note_rows(DecodedTransaction *transaction, XLogReaderState *record, Oid relid)
 
 		memcpy(&header, data, SizeOfHeapHeader);
 		data += SizeOfHeapHeader;
-		note_row(transaction, record, relid, header.t_infomask, header.t_hoff, data, end - data);
+		note_row(transaction, xid, relid, header.t_infomask, header.t_hoff, data);
 		return;
 	}
 	for (int rows = ((xl_heap_multi_insert *) XLogRecGetData(record))->ntuples; rows > 0; rows--)
@@ -107,25 +97,25 @@ note_rows(DecodedTransaction *transaction, XLogReaderState *record, Oid relid)
 		xl_multi_insert_tuple *header = (xl_multi_insert_tuple *) SHORTALIGN(data);
 
 		data = (char *) header + SizeOfMultiInsertTuple;
-		note_row(transaction, record, relid, header->t_infomask, header->t_hoff, data, header->datalen);
+		note_row(transaction, xid, relid, header->t_infomask, header->t_hoff, data);
 		data += header->datalen;
 	}
 }
 
-/* data begins behind the fixed part of the row's header, and has the map of nulls first. */
+/*
+ * data begins behind the fixed part of the row's header, and has the map of
+ * nulls first.  A row without an id is no event, whoever has managed to store it.
+ */
 static void
-note_row(DecodedTransaction *transaction, XLogReaderState *record, Oid relid,
-		 uint16 infomask, uint8 hoff, const char *data, Size length)
+note_row(DecodedTransaction *transaction, TransactionId xid, Oid relid,
+		 uint16 infomask, uint8 hoff, const char *data)
 {
-	Size		offset = hoff - SizeofHeapTupleHeader;
 	int64		id;
 
-	if (((infomask & HEAP_HASNULL) && att_isnull(EVENT_ID - 1, (const bits8 *) data)) ||
-		offset + sizeof(id) > length)
-		elog(ERROR, "row of event table %u at %X/%X of the write-ahead log has no id", relid,
-			 LSN_FORMAT_ARGS(record->ReadRecPtr));
-	memcpy(&id, data + offset, sizeof(id));
-	DecodedNote(transaction, XLogRecGetXid(record), relid, id);
+	if ((infomask & HEAP_HASNULL) && att_isnull(EVENT_ID - 1, (const bits8 *) data))
+		return;
+	memcpy(&id, data + hoff - SizeofHeapTupleHeader, sizeof(id));
+	DecodedNote(transaction, xid, relid, id);
 }
 
 /*

@@ -64,6 +64,32 @@ cmp_ok(bytes_for(q{SELECT daybook.append('orders', 'b-' || s, jsonb_agg(jsonb_bu
 cmp_ok(bytes_for(q{INSERT INTO orders (stream_id, type) SELECT 'c-' || n % 100, 'Happened' FROM generate_series(1, 5000) n
 	ON CONFLICT DO NOTHING}), '>', 5 * $few, 'control: those stored speculatively are');
 
+# What looks like an event table and is none, with rows that no event table has.
+$node->safe_psql('postgres', q{CREATE TABLE lookalike OF daybook.event USING daybook});
+for my $row ("(NULL, 'x')", "(NULL, 'x')", '(1, NULL)')
+{
+	$node->safe_psql('postgres', "INSERT INTO lookalike (id, stream_id) VALUES $row");
+	publish() for 1 .. 2;
+}
+transactions_are_right('a table that looks like one');
+
+# A table that is looked for while the transaction that makes it is open.
+{
+	my $session = $node->background_psql('postgres');
+	my $insert = q{INSERT INTO made_early (stream_id, type, data)
+SELECT 's-' || n % 100, 'Happened', jsonb_build_object('xid', pg_current_xact_id()::text) FROM generate_series(1, 20000) n};
+
+	$session->query_safe(qq{BEGIN; SELECT daybook.create_event_table('made_early'); $insert});
+	publish() for 1 .. 2;
+	$session->query_safe($insert);
+	publish();
+	$session->query_safe('COMMIT');
+	$session->quit;
+	ok(publish(), 'a table that was looked for before it could be seen');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM daybook.log WHERE event_table = 'made_early'::regclass}), '40000', 'all of it');
+	transactions_are_right('a table that was looked for before it could be seen');
+}
+
 # One transaction that has all of it, more than is kept in memory.
 $node->safe_psql('postgres', q{
 DO $$
