@@ -22,19 +22,22 @@
  * of it must not be torn apart.  Nor does a table's file, once it is seen in
  * the catalogs, say what the rows are that the command put there which made it.
  * So what was found out of a file counts for those that began after it was
- * looked up.  TOAST is never decoded, since nobody asks for the columns that
- * are there.
+ * looked up.  What is put into TOAST is never decoded, since nobody asks for the
+ * columns that are there.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heapam_xlog.h"
 #include "access/htup_details.h"
 #include "access/rmgr.h"
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "access/xlogreader.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "common/hashfn.h"
@@ -42,14 +45,11 @@
 #include "daybook.h"
 #include "miscadmin.h"
 #include "sequencer/sequencer_internal.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#if PG_VERSION_NUM >= 160000
-#include "utils/relfilenumbermap.h"
-#else
-#include "utils/relfilenodemap.h"
-#endif
-#include "utils/syscache.h"
+#include "utils/rel.h"
+#include "utils/relmapper.h"
 
 /* relation file numbers were renamed in 16 */
 #if PG_VERSION_NUM < 160000
@@ -57,7 +57,7 @@
 #define dbOid dbNode
 #define relNumber relNode
 #define RelFileLocatorEquals RelFileNodeEquals
-#define RelidByRelfilenumber RelidByRelfilenode
+#define RelationMapFilenumberToOid RelationMapFilenodeToOid
 #endif
 
 /* More files are not remembered; their records are decoded. */
@@ -94,8 +94,9 @@ static bool changes_rows(XLogReaderState *record);
 static bool is_toast(XLogReaderState *record);
 static uint64 full_xid(TransactionId xid);
 static KnownFile *find_or_add(RelFileLocator file);
-static void look_up_file(KnownFile *known);
-static bool find_out(Oid relid, KnownFile *known);
+static void look_up_file(KnownFile *known, Relation pg_class);
+static bool find_table(KnownFile *known, Relation pg_class);
+static bool find_out(Form_pg_class table, KnownFile *known);
 static bool is_known_to(const KnownFile *known, TransactionId xid);
 
 void
@@ -208,16 +209,18 @@ FilesLearn(void)
 	filehash_iterator iterator;
 	KnownFile  *known;
 	bool		all = look_again;
+	Relation	pg_class;
 
 	next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	if (!look_up && !look_again)
 		return;
 	look_up = look_again = false;	/* first, since what follows may say otherwise */
+	pg_class = table_open(RelationRelationId, AccessShareLock);
 	filehash_start_iterate(files, &iterator);
 	while ((known = filehash_iterate(files, &iterator)) != NULL)
 	{
 		if (all || !known->looked_up)
-			look_up_file(known);
+			look_up_file(known, pg_class);
 		if (XLogRecPtrIsInvalid(known->gone_at))
 			continue;
 		if (DecodedUpTo() >= known->gone_at)
@@ -225,45 +228,66 @@ FilesLearn(void)
 		else
 			look_up = true;
 	}
+	table_close(pg_class, AccessShareLock);
 }
 
 /* A table that is being made cannot be seen yet; news of it will come. */
 static void
-look_up_file(KnownFile *known)
+look_up_file(KnownFile *known, Relation pg_class)
 {
-	Oid			relid = RelidByRelfilenumber(known->file.spcOid, known->file.relNumber);
-
 	known->looked_up = true;
-	if (OidIsValid(relid))
-	{
-		if (known->known_from == 0 && find_out(relid, known))
-			known->known_from = next_xid;
+	if (find_table(known, pg_class) ||
+		OidIsValid(RelationMapFilenumberToOid(known->file.relNumber, false)))
 		known->gone_at = InvalidXLogRecPtr;
-	}
 	else if (XLogRecPtrIsInvalid(known->gone_at))
 		known->gone_at = GetXLogInsertRecPtr();
 }
 
 /*
- * Is the file that of an event table, or of one with heap as its access
- * method?  The catalogs are few, and left to PostgreSQL.
+ * Finds the table whose file that is.  Not by PostgreSQL's cache of file
+ * names: that there is none would be kept there, and an open transaction's
+ * tables could not be decoded.
  */
 static bool
-find_out(Oid relid, KnownFile *known)
+find_table(KnownFile *known, Relation pg_class)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			tablespace = known->file.spcOid == MyDatabaseTableSpace ? InvalidOid : known->file.spcOid;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	bool		found = false;
 
-	if (HeapTupleIsValid(tuple))
+	ScanKeyInit(&keys[0], Anum_pg_class_reltablespace, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(tablespace));
+	ScanKeyInit(&keys[1], Anum_pg_class_relfilenode, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(known->file.relNumber));
+	scan = systable_beginscan(pg_class, ClassTblspcRelfilenodeIndexId, true, NULL, 2, keys);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_class table = (Form_pg_class) GETSTRUCT(tuple);
-		bool		has_events = table->relam == GetDaybookOids()->access_method &&
-			table->reloftype == GetDaybookOids()->event_type;
 
-		known->event_table = has_events ? relid : InvalidOid;
-		found = relid >= FirstNormalObjectId && table->relfilenode == known->file.relNumber &&
-			(has_events || table->relam == HEAP_TABLE_AM_OID);
-		ReleaseSysCache(tuple);
+		/* a temporary table's may have the same number, and is not in the WAL */
+		found = table->relpersistence != RELPERSISTENCE_TEMP;
+		if (found && known->known_from == 0 && find_out(table, known))
+			known->known_from = next_xid;
 	}
+	systable_endscan(scan);
 	return found;
+}
+
+/*
+ * Is that an event table, or one with heap as its access method?  The catalogs
+ * are few, and left to PostgreSQL, as are tables that look like event tables
+ * and have not been registered.
+ */
+static bool
+find_out(Form_pg_class table, KnownFile *known)
+{
+	if (table->relam == GetDaybookOids()->access_method)
+	{
+		known->event_table = table->oid;
+		return TableNumber(table->oid) != 0;
+	}
+	known->event_table = InvalidOid;
+	return table->relam == HEAP_TABLE_AM_OID && table->oid >= FirstNormalObjectId;
 }
