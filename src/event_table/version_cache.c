@@ -15,8 +15,8 @@
  * around, so the entries go when a table is dropped or a database is made.
  *
  * The memory is divided into sets, of which the stream's hash chooses one;
- * in a full set the entries make room in turn.  Within a set the other half of
- * the hash tells which entry to look at: most looks touch two cache lines.
+ * in a full set some entry makes room.  Within a set the other half of the
+ * hash tells which entry to look at: most looks touch few cache lines.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +40,8 @@
 /* Streams with longer names are looked up in the index. */
 #define MAX_NAME_LENGTH		59
 
-#define SET_SIZE			8
+/* With fewer to a set, many sets are full long before the memory is. */
+#define SET_SIZE			32
 
 /* Transactions so long ago are not asked about: their xids may come again. */
 #define MAX_WRITER_AGE		(UINT64CONST(1) << 30)
@@ -59,7 +60,7 @@ typedef struct CacheEntry
 typedef struct CacheSet
 {
 	slock_t		mutex;			/* held for a comparison or a copy of an entry */
-	uint8		next_victim;
+	uint8		random;
 	uint32		tags[SET_SIZE]; /* of the entries */
 	CacheEntry	entries[SET_SIZE];
 } CacheSet;
@@ -260,14 +261,15 @@ find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id)
 	return NULL;
 }
 
+/* Not in turn: streams that come in turn would each find their entries just taken. */
 static CacheEntry *
 choose_victim(CacheSet *set)
 {
 	for (int i = 0; i < SET_SIZE; i++)
 		if (!FullTransactionIdIsValid(set->entries[i].writer))
 			return &set->entries[i];
-	set->next_victim = (set->next_victim + 1) % SET_SIZE;
-	return &set->entries[set->next_victim];
+	set->random = set->random * 13 + 7;
+	return &set->entries[set->random * SET_SIZE / (PG_UINT8_MAX + 1)];
 }
 
 static bool

@@ -93,6 +93,18 @@ COMMIT PREPARED 'client_:client_id';
 is($node->safe_psql('postgres', q{SELECT count(*) FROM orders WHERE type = 'RolledBack'}), 0,
 	'nothing that was rolled back is there');
 
+# More than half of the room: few of the streams have to be looked up in the index again.
+{
+	my $append = q{INSERT INTO orders (stream_id, type) SELECT 'many-' || n, 'Happened' FROM generate_series(1, 100000) n};
+
+	$node->safe_psql('postgres', $append);
+	cmp_ok($node->safe_psql('postgres', qq{
+BEGIN;
+$append;
+SELECT sum(pg_stat_get_xact_numscans(indexrelid)) FROM pg_index WHERE indrelid = 'orders'::regclass;
+COMMIT}), '<', 1000, '100,000 streams are remembered');
+}
+
 # Rows that keep their versions may come in any order.
 append('restored') for 1 .. 3;
 $node->safe_psql('postgres', q{
