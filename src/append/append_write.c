@@ -4,8 +4,9 @@
  *	  Writes the events of one append() call.
  *
  * Does what the executor does for INSERT, triggers and constraints included,
- * without planning a statement.  Rows of a stream are stored several at a
- * time, as COPY does, if no trigger but the version trigger sees them before.
+ * without planning a statement.  If no trigger but the version trigger sees
+ * rows before they are stored, its work is done without calling it, and rows
+ * of a stream are stored several at a time, as COPY does.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +34,7 @@ typedef struct EventWriter
 	EState	   *estate;
 	ResultRelInfo *target;
 	TransitionCaptureState *transition;
+	bool		calls_triggers; /* before rows are stored */
 	int			room;			/* 1: each row is stored by itself */
 	int			waiting;
 	Size		waiting_bytes;
@@ -40,9 +42,10 @@ typedef struct EventWriter
 } EventWriter;
 
 static ResultRelInfo *begin_insert(EState *estate, Relation rel);
-static int	rows_at_a_time(TriggerDesc *triggers, int count);
+static bool has_other_triggers(Relation rel);
 static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
 static bool same_stream(const AppendEvent *a, const AppendEvent *b);
+static void call_triggers(EventWriter *writer, TupleTableSlot *slot);
 static void fill_slot(TupleTableSlot *slot, const AppendEvent *event);
 static void note_event(AppendResult *result, TupleTableSlot *slot, bool first);
 static void store_rows(EventWriter *writer);
@@ -60,7 +63,8 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	AfterTriggerBeginQuery();
 	writer.transition = MakeTransitionCaptureState(writer.target->ri_TrigDesc,
 												   RelationGetRelid(rel), CMD_INSERT);
-	writer.room = rows_at_a_time(writer.target->ri_TrigDesc, count);
+	writer.calls_triggers = has_other_triggers(rel);
+	writer.room = writer.calls_triggers ? 1 : Min(count, MAX_WAITING_ROWS);
 	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
 	{
@@ -80,18 +84,28 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	FreeExecutorState(estate);
 }
 
-/* A trigger of the user's may want to see the rows before its own. */
-static int
-rows_at_a_time(TriggerDesc *triggers, int count)
+/*
+ * Is there more to call before a row is stored than the version trigger?  A
+ * trigger of the user's may want to see the rows before its own.
+ */
+static bool
+has_other_triggers(Relation rel)
 {
-	int			before = 0;
+	TriggerDesc *triggers = rel->trigdesc;
+	int			version_triggers = 0;
 
 	for (int i = 0; i < triggers->numtriggers; i++)
-		if (TRIGGER_FOR_ROW(triggers->triggers[i].tgtype) &&
-			TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype) &&
-			TRIGGER_FOR_INSERT(triggers->triggers[i].tgtype))
-			before++;
-	return before == 1 ? Min(count, MAX_WAITING_ROWS) : 1;
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_BEFORE(trigger->tgtype) ||
+			!TRIGGER_FOR_INSERT(trigger->tgtype))
+			continue;
+		if (!IsVersionTrigger(trigger) || trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+			return true;
+		version_triggers++;
+	}
+	return version_triggers != 1;
 }
 
 static ResultRelInfo *
@@ -125,7 +139,10 @@ begin_insert(EState *estate, Relation rel)
 	return target;
 }
 
-/* What is left out is filled by the version trigger, or stays NULL. */
+/*
+ * Sets the columns of an empty slot.  What is left out is filled by the
+ * version trigger, or stays NULL.
+ */
 static void
 fill_slot(TupleTableSlot *slot, const AppendEvent *event)
 {
@@ -149,7 +166,6 @@ fill_slot(TupleTableSlot *slot, const AppendEvent *event)
 	if (event->tags)
 		GIVE(EVENT_TAGS, PointerGetDatum(event->tags));
 #undef GIVE
-	ExecStoreVirtualTuple(slot);
 }
 
 /* Makes the event's row, up to where INSERT would store it. */
@@ -165,13 +181,15 @@ prepare_row(EventWriter *writer, const AppendEvent *event)
 								   table_slot_callbacks(rel));
 	ResetPerTupleExprContext(writer->estate);
 	fill_slot(slot, event);
-	if (!ExecBRInsertTriggers(writer->estate, writer->target, slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("a trigger on event table \"%s\" has suppressed an event",
-						RelationGetRelationName(rel)),
-				 errdetail("daybook.append() writes all of its events or none."),
-				 errhint("Let the trigger raise an error that says why.")));
+	if (writer->calls_triggers)
+		call_triggers(writer, slot);
+	else
+	{
+		MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(writer->estate));
+
+		MakeEventRow(rel, slot);
+		MemoryContextSwitchTo(old);
+	}
 	slot->tts_tableOid = RelationGetRelid(rel);
 	if (rel->rd_att->constr)
 		ExecConstraints(writer->target, slot, writer->estate);
@@ -180,6 +198,19 @@ prepare_row(EventWriter *writer, const AppendEvent *event)
 	writer->waiting_bytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
 	writer->waiting++;
 	return slot;
+}
+
+static void
+call_triggers(EventWriter *writer, TupleTableSlot *slot)
+{
+	ExecStoreVirtualTuple(slot);
+	if (!ExecBRInsertTriggers(writer->estate, writer->target, slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("a trigger on event table \"%s\" has suppressed an event",
+						RelationGetRelationName(writer->target->ri_RelationDesc)),
+				 errdetail("daybook.append() writes all of its events or none."),
+				 errhint("Let the trigger raise an error that says why.")));
 }
 
 static bool

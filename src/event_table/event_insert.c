@@ -31,12 +31,12 @@
 
 PG_FUNCTION_INFO_V1(daybook_event_before_insert);
 
-/* An event on its way, as the trigger's columns. */
+/* An event on its way. */
 typedef struct NewEvent
 {
 	Relation	rel;
-	Datum		values[EVENT_NATTS];
-	bool		nulls[EVENT_NATTS];
+	Datum	   *values;			/* the table's columns */
+	bool	   *nulls;
 	bool		restoring;		/* keep what the row says of itself */
 } NewEvent;
 
@@ -48,7 +48,9 @@ static Oid	recorded_user = InvalidOid;
 #define SET(event, column, datum) \
 	(VALUE(event, column) = (datum), IS_NULL(event, column) = false)
 
-static Relation check_trigger_call(FunctionCallInfo fcinfo);
+static void check_trigger_call(FunctionCallInfo fcinfo);
+static bool make_event(NewEvent *event, int depth);
+static void check_state(Relation rel);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void check_restored_id(NewEvent *event);
@@ -77,46 +79,77 @@ AppendCallbacksInit(void)
 Datum
 daybook_event_before_insert(PG_FUNCTION_ARGS)
 {
-	Relation	rel = check_trigger_call(fcinfo);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	NewEvent	event = {.rel = rel};
-	const EventTable *table = RequireEventTable(rel);
+	Datum		values[EVENT_NATTS];
+	bool		nulls[EVENT_NATTS];
+	NewEvent	event = {.values = values, .nulls = nulls};
+
+	check_trigger_call(fcinfo);
+	event.rel = trigger->tg_relation;
+	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(event.rel), values, nulls);
+	if (!make_event(&event, DatumGetInt32(pg_trigger_depth(fcinfo))))
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(heap_form_tuple(RelationGetDescr(event.rel), values, nulls));
+}
+
+/*
+ * Does the trigger's work where no other trigger can see the row before it:
+ * the slot is empty, and its columns are set.
+ */
+void
+MakeEventRow(Relation rel, TupleTableSlot *slot)
+{
+	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull};
+
+	if (!make_event(&event, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
+		elog(ERROR, "row for event table \"%s\" was passed over", RelationGetRelationName(rel));
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Numbers and completes the event.  False if it is to be passed over.  depth
+ * is that of the trigger.
+ */
+static bool
+make_event(NewEvent *event, int depth)
+{
+	Relation	rel = event->rel;
+	const EventTable *table;
 	Oid			stream_index;
-	int			depth = DatumGetInt32(pg_trigger_depth(fcinfo));
 	text	   *stream_id;
 	int64		last_version;
 	int64		version;
 	bool		locked;
 
+	check_state(rel);
+	table = RequireEventTable(rel);
 	EventTicketsLapse(depth);
-	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(rel),
-					  event.values, event.nulls);
-	event.restoring = daybook_restore ||
+	event->restoring = daybook_restore ||
 		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
-	check_columns(&event);
-	if (!event.restoring && !table->registered)
+	check_columns(event);
+	if (!event->restoring && !table->registered)
 		table = require_registered(rel);
 	stream_index = table->stream_index;
-	stream_id = DatumGetTextPP(VALUE(&event, EVENT_STREAM_ID));
-	SET(&event, EVENT_STREAM_ID, PointerGetDatum(stream_id));
+	stream_id = DatumGetTextPP(VALUE(event, EVENT_STREAM_ID));
+	SET(event, EVENT_STREAM_ID, PointerGetDatum(stream_id));
 
 	last_version = StreamTailLock(rel, table, stream_id, &locked);
-	if (!number_event(&event, last_version, stream_index, &version))
-		return PointerGetDatum(NULL);
-	SET(&event, EVENT_VERSION, Int64GetDatum(version));
+	if (!number_event(event, last_version, stream_index, &version))
+		return false;
+	SET(event, EVENT_VERSION, Int64GetDatum(version));
 
 	/* before the id is taken, so that ids rise in the order of these locks too */
-	if (!IS_NULL(&event, EVENT_TAGS))
-		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(&event, EVENT_TAGS)));
-	complete_event(&event);
-	EventTicketIssue(rel, depth, stream_id, DatumGetInt64(VALUE(&event, EVENT_ID)), version,
-					 version == last_version + 1, DatumGetTimestampTz(VALUE(&event, EVENT_RECORDED_AT)),
-					 DatumGetTextPP(VALUE(&event, EVENT_RECORDED_BY)), locked);
+	if (!IS_NULL(event, EVENT_TAGS))
+		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(event, EVENT_TAGS)));
+	complete_event(event);
+	EventTicketIssue(rel, depth, stream_id, DatumGetInt64(VALUE(event, EVENT_ID)), version,
+					 version == last_version + 1, DatumGetTimestampTz(VALUE(event, EVENT_RECORDED_AT)),
+					 DatumGetTextPP(VALUE(event, EVENT_RECORDED_BY)), locked);
 	WakeDatabaseWorkerAtCommit();
-	return PointerGetDatum(heap_form_tuple(RelationGetDescr(rel), event.values, event.nulls));
+	return true;
 }
 
-static Relation
+static void
 check_trigger_call(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
@@ -128,19 +161,23 @@ check_trigger_call(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("daybook.event_before_insert must be called by a BEFORE INSERT trigger for each row")));
+}
+
+static void
+check_state(Relation rel)
+{
 	if (!WorkerStateAvailable())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot append to event table \"%s\": daybook is not loaded by the server",
-						RelationGetRelationName(trigger->tg_relation)),
+						RelationGetRelationName(rel)),
 				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
 	if (event_row_check_running)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot append to event table \"%s\" while another event is being checked",
-						RelationGetRelationName(trigger->tg_relation)),
+						RelationGetRelationName(rel)),
 				 errdetail("The check function of an event type may look at the event and nothing else.")));
-	return trigger->tg_relation;
 }
 
 /* A table is not after a restore of it alone, or of the schema without the data. */

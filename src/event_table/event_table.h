@@ -14,6 +14,7 @@
 #include "executor/tuptable.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 #include "utils/timestamp.h"
 
 /* Columns of daybook.event, in order. */
@@ -56,6 +57,7 @@ extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
 extern void RequireVersionTrigger(Relation rel);
+extern bool IsVersionTrigger(const Trigger *trigger);
 extern bool EventTableIsLogged(Relation rel);
 
 /* guard.c */
@@ -137,6 +139,7 @@ extern void MakeEventId(unsigned char *uuid, TimestampTz now);
 
 /* event_insert.c */
 extern void AppendCallbacksInit(void);
+extern void MakeEventRow(Relation rel, TupleTableSlot *slot);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
 											  int64 actual);
 
