@@ -196,6 +196,19 @@ FROM app_orders WHERE stream_id = 'a-13';
 SELECT version, metadata FROM app_orders WHERE stream_id = 'a-13' AND metadata IS NOT NULL ORDER BY version;
 DROP FUNCTION app_count_before;
 
+-- code of users that runs before an event is stored does not change what the session says of events
+CREATE FUNCTION app_meddle(event daybook.event) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config('daybook.metadata', jsonb_build_object('after', event.version, 'long', repeat('x', 300))::text, false);
+	PERFORM pg_advisory_xact_lock(event.version);
+	RETURN true;
+END $$;
+SELECT daybook.register_event_type('app_orders', 'Meddled', 1, NULL, 'app_meddle(daybook.event)');
+SET daybook.metadata = '{"from": "the session", "long": "0123456789012345678901234567890123456789"}';
+SELECT app_append('a-14', '[{"type": "Meddled"}, {"type": "Meddled"}, {"type": "Meddled"}]');
+RESET daybook.metadata;
+SELECT version, metadata->'from' AS from, metadata->'after' AS after, length(metadata->>'long') AS long FROM app_orders WHERE stream_id = 'a-14' ORDER BY version;
+
 -- privileges, read-only transactions
 CREATE ROLE app_writer;
 SET ROLE app_writer;
@@ -214,4 +227,4 @@ SELECT daybook.drop_event_table('app_orders', force => true);
 DROP OWNED BY app_writer;
 DROP ROLE app_writer;
 DROP TABLE app_log;
-DROP FUNCTION app_try, app_append, app_note, app_note_all, app_skip;
+DROP FUNCTION app_try, app_append, app_note, app_note_all, app_skip, app_meddle;

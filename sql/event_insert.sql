@@ -259,6 +259,11 @@ RESET SESSION AUTHORIZATION;
 CREATE TABLE plain (stream_id text, type text);
 CREATE TRIGGER t BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert();
 SELECT attempt($$INSERT INTO plain VALUES ('a', 'T')$$);
+DO $$ BEGIN
+	EXECUTE format('CREATE TABLE wide (%s)', (SELECT string_agg('c' || n || ' bigint DEFAULT 1', ', ') FROM generate_series(1, 400) n));
+END $$;
+CREATE TRIGGER t BEFORE INSERT ON wide FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert();
+SELECT attempt('INSERT INTO wide DEFAULT VALUES');
 CREATE TABLE plain2 (stream_id text, type text);
 CREATE TRIGGER t AFTER INSERT ON plain2 FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert();
 SELECT attempt($$INSERT INTO plain2 VALUES ('a', 'T')$$);

@@ -18,6 +18,7 @@
 #include "append/append.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
+#include "daybook.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -42,7 +43,7 @@ typedef struct EventWriter
 } EventWriter;
 
 static ResultRelInfo *begin_insert(EState *estate, Relation rel);
-static bool has_other_triggers(Relation rel);
+static bool has_other_triggers(const TriggerDesc *triggers);
 static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
 static bool same_stream(const AppendEvent *a, const AppendEvent *b);
 static void call_triggers(EventWriter *writer, TupleTableSlot *slot);
@@ -63,7 +64,7 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	AfterTriggerBeginQuery();
 	writer.transition = MakeTransitionCaptureState(writer.target->ri_TrigDesc,
 												   RelationGetRelid(rel), CMD_INSERT);
-	writer.calls_triggers = has_other_triggers(rel);
+	writer.calls_triggers = has_other_triggers(writer.target->ri_TrigDesc);
 	writer.room = writer.calls_triggers ? 1 : Min(count, MAX_WAITING_ROWS);
 	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
@@ -89,9 +90,9 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
  * trigger of the user's may want to see the rows before its own.
  */
 static bool
-has_other_triggers(Relation rel)
+has_other_triggers(const TriggerDesc *triggers)
 {
-	TriggerDesc *triggers = rel->trigdesc;
+	Oid			version_trigger = GetDaybookOids()->event_trigger_function;
 	int			version_triggers = 0;
 
 	for (int i = 0; i < triggers->numtriggers; i++)
@@ -101,7 +102,7 @@ has_other_triggers(Relation rel)
 		if (!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_BEFORE(trigger->tgtype) ||
 			!TRIGGER_FOR_INSERT(trigger->tgtype))
 			continue;
-		if (!IsVersionTrigger(trigger) || trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+		if (trigger->tgfoid != version_trigger || trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
 			return true;
 		version_triggers++;
 	}

@@ -49,8 +49,8 @@ static Oid	recorded_user = InvalidOid;
 	(VALUE(event, column) = (datum), IS_NULL(event, column) = false)
 
 static void check_trigger_call(FunctionCallInfo fcinfo);
-static bool make_event(NewEvent *event, int depth);
-static void check_state(Relation rel);
+static const EventTable *require_appendable(Relation rel);
+static bool make_event(NewEvent *event, const EventTable *table, int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void check_restored_id(NewEvent *event);
@@ -83,11 +83,13 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS];
 	NewEvent	event = {.values = values, .nulls = nulls};
+	const EventTable *table;
 
 	check_trigger_call(fcinfo);
 	event.rel = trigger->tg_relation;
+	table = require_appendable(event.rel);
 	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(event.rel), values, nulls);
-	if (!make_event(&event, DatumGetInt32(pg_trigger_depth(fcinfo))))
+	if (!make_event(&event, table, DatumGetInt32(pg_trigger_depth(fcinfo))))
 		return PointerGetDatum(NULL);
 	return PointerGetDatum(heap_form_tuple(RelationGetDescr(event.rel), values, nulls));
 }
@@ -100,10 +102,13 @@ void
 MakeEventRow(Relation rel, TupleTableSlot *slot)
 {
 	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull};
+	const EventTable *table = require_appendable(rel);
 
-	if (!make_event(&event, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
+	if (!make_event(&event, table, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
 		elog(ERROR, "row for event table \"%s\" was passed over", RelationGetRelationName(rel));
 	ExecStoreVirtualTuple(slot);
+	/* what the session keeps, and users' code may change before the row is stored, is in it */
+	ExecMaterializeSlot(slot);
 }
 
 /*
@@ -111,18 +116,15 @@ MakeEventRow(Relation rel, TupleTableSlot *slot)
  * is that of the trigger.
  */
 static bool
-make_event(NewEvent *event, int depth)
+make_event(NewEvent *event, const EventTable *table, int depth)
 {
 	Relation	rel = event->rel;
-	const EventTable *table;
 	Oid			stream_index;
 	text	   *stream_id;
 	int64		last_version;
 	int64		version;
 	bool		locked;
 
-	check_state(rel);
-	table = RequireEventTable(rel);
 	EventTicketsLapse(depth);
 	event->restoring = daybook_restore ||
 		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
@@ -163,9 +165,12 @@ check_trigger_call(FunctionCallInfo fcinfo)
 				 errmsg("daybook.event_before_insert must be called by a BEFORE INSERT trigger for each row")));
 }
 
-static void
-check_state(Relation rel)
+/* Anybody can have the trigger on a table of his own, of as many columns as he likes. */
+static const EventTable *
+require_appendable(Relation rel)
 {
+	const EventTable *table;
+
 	if (!WorkerStateAvailable())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -178,6 +183,11 @@ check_state(Relation rel)
 				 errmsg("cannot append to event table \"%s\" while another event is being checked",
 						RelationGetRelationName(rel)),
 				 errdetail("The check function of an event type may look at the event and nothing else.")));
+	table = RequireEventTable(rel);
+	if (RelationGetNumberOfAttributes(rel) != EVENT_NATTS)
+		elog(ERROR, "event table \"%s\" has %d columns, not %d", RelationGetRelationName(rel),
+			 RelationGetNumberOfAttributes(rel), EVENT_NATTS);
+	return table;
 }
 
 /* A table is not after a restore of it alone, or of the schema without the data. */
@@ -201,10 +211,6 @@ require_registered(Relation rel)
 static void
 check_columns(NewEvent *event)
 {
-	if (RelationGetNumberOfAttributes(event->rel) != EVENT_NATTS)
-		elog(ERROR, "event table \"%s\" has %d columns, not %d",
-			 RelationGetRelationName(event->rel),
-			 RelationGetNumberOfAttributes(event->rel), EVENT_NATTS);
 	if (IS_NULL(event, EVENT_STREAM_ID))
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),

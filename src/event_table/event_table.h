@@ -14,7 +14,6 @@
 #include "executor/tuptable.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
-#include "utils/reltrigger.h"
 #include "utils/timestamp.h"
 
 /* Columns of daybook.event, in order. */
@@ -57,7 +56,6 @@ extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
 extern void RequireVersionTrigger(Relation rel);
-extern bool IsVersionTrigger(const Trigger *trigger);
 extern bool EventTableIsLogged(Relation rel);
 
 /* guard.c */

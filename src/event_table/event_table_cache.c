@@ -158,16 +158,12 @@ fill_entry(EventTable *entry, Relation rel)
 static bool
 has_event_trigger(Relation rel)
 {
+	Oid			function = GetDaybookOids()->event_trigger_function;
+
 	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
-		if (IsVersionTrigger(&rel->trigdesc->triggers[i]))
+		if (rel->trigdesc->triggers[i].tgfoid == function)
 			return true;
 	return false;
-}
-
-bool
-IsVersionTrigger(const Trigger *trigger)
-{
-	return trigger->tgfoid == GetDaybookOids()->event_trigger_function;
 }
 
 static void

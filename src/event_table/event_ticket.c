@@ -4,12 +4,12 @@
  *	  From the version trigger to the heap: only the row that the trigger
  *	  made is stored.
  *
- * The trigger issues a ticket for each row, and the access method redeems it
- * when the row arrives.  A row without a ticket, or one that a later trigger
- * has altered, is refused.  A row that is never stored (ON CONFLICT DO
- * NOTHING, a later trigger that returns NULL) leaves its ticket unredeemed,
- * so the last version of its stream is not believed to have moved; the ticket
- * lapses with the next row.
+ * The trigger, or append() in its place, issues a ticket for each row, and the
+ * access method redeems it when the row arrives.  A row without a ticket, or
+ * one that a later trigger has altered, is refused.  A row that is never stored
+ * (ON CONFLICT DO NOTHING, a later trigger that returns NULL) leaves its ticket
+ * unredeemed, so the last version of its stream is not believed to have moved;
+ * the ticket lapses with the next row.
  *
  * A ticket also holds its stream's lock, which can go as soon as the row and
  * its index entries are in: who comes next sees the uncommitted row and waits
