@@ -28,6 +28,7 @@
 #include "event_table/event_table.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "port/pg_bitutils.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
@@ -40,7 +41,7 @@
 /* Streams with longer names are looked up in the index. */
 #define MAX_NAME_LENGTH		59
 
-/* With fewer to a set, many sets are full long before the memory is. */
+/* With fewer to a set, many sets are full long before the memory is; the bits of CacheSet.used. */
 #define SET_SIZE			32
 
 /* Transactions so long ago are not asked about: their xids may come again. */
@@ -48,7 +49,7 @@
 
 typedef struct CacheEntry
 {
-	FullTransactionId writer;	/* invalid: free */
+	FullTransactionId writer;
 	int64		version;
 	Oid			database;
 	Oid			relid;
@@ -61,6 +62,7 @@ typedef struct CacheSet
 {
 	slock_t		mutex;			/* held for a comparison or a copy of an entry */
 	uint8		random;
+	uint32		used;			/* entries, by bit */
 	uint32		tags[SET_SIZE]; /* of the entries */
 	CacheEntry	entries[SET_SIZE];
 } CacheSet;
@@ -72,6 +74,7 @@ static CacheSet *set_of(uint64 hash);
 static uint32 tag_of(uint64 hash);
 static CacheEntry *find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id);
 static CacheEntry *choose_victim(CacheSet *set);
+static uint32 bit_of(const CacheSet *set, const CacheEntry *entry);
 static bool is_cacheable(text *stream_id);
 static bool has_committed(FullTransactionId writer);
 
@@ -178,6 +181,7 @@ VersionCacheStore(Relation rel, uint64 hash, text *stream_id, int64 version)
 	if (entry == NULL)
 	{
 		entry = choose_victim(set);
+		set->used |= bit_of(set, entry);
 		set->tags[entry - set->entries] = tag_of(hash);
 		entry->database = MyDatabaseId;
 		entry->relid = RelationGetRelid(rel);
@@ -203,7 +207,7 @@ VersionCacheForget(Relation rel, uint64 hash, text *stream_id)
 	SpinLockAcquire(&set->mutex);
 	entry = find_entry(set, rel, hash, stream_id);
 	if (entry)
-		entry->writer = InvalidFullTransactionId;
+		set->used &= ~bit_of(set, entry);
 	SpinLockRelease(&set->mutex);
 }
 
@@ -223,7 +227,7 @@ VersionCacheForgetAll(Oid database, Oid relid)
 
 			if (entry->database == database &&
 				(entry->relid == relid || !OidIsValid(relid)))
-				entry->writer = InvalidFullTransactionId;
+				sets[i].used &= ~bit_of(&sets[i], entry);
 		}
 		SpinLockRelease(&sets[i].mutex);
 	}
@@ -250,7 +254,7 @@ find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id)
 	{
 		CacheEntry *entry = &set->entries[i];
 
-		if (set->tags[i] == tag && FullTransactionIdIsValid(entry->writer) &&
+		if (set->tags[i] == tag && (set->used & bit_of(set, entry)) != 0 &&
 			entry->relid == RelationGetRelid(rel) &&
 			entry->database == MyDatabaseId &&
 			entry->file == rel->rd_rel->relfilenode &&
@@ -265,11 +269,16 @@ find_entry(CacheSet *set, Relation rel, uint64 hash, text *stream_id)
 static CacheEntry *
 choose_victim(CacheSet *set)
 {
-	for (int i = 0; i < SET_SIZE; i++)
-		if (!FullTransactionIdIsValid(set->entries[i].writer))
-			return &set->entries[i];
+	if (set->used != PG_UINT32_MAX)
+		return &set->entries[pg_rightmost_one_pos32(~set->used)];
 	set->random = set->random * 13 + 7;
 	return &set->entries[set->random * SET_SIZE / (PG_UINT8_MAX + 1)];
+}
+
+static uint32
+bit_of(const CacheSet *set, const CacheEntry *entry)
+{
+	return (uint32) 1 << (entry - set->entries);
 }
 
 static bool
