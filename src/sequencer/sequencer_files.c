@@ -43,6 +43,7 @@
 #include "common/hashfn.h"
 #include "compat.h"
 #include "daybook.h"
+#include "event_table/registry.h"
 #include "miscadmin.h"
 #include "sequencer/sequencer_internal.h"
 #include "utils/fmgroids.h"
@@ -50,6 +51,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relmapper.h"
+#include "utils/syscache.h"
 
 /* relation file numbers were renamed in 16 */
 #if PG_VERSION_NUM < 160000
@@ -69,7 +71,8 @@ typedef struct KnownFile
 	char		status;			/* simplehash's */
 	bool		looked_up;
 	uint64		known_from;		/* full xid from which what follows holds, 0: nothing is known */
-	Oid			event_table;	/* whose file it is; invalid: it is foreign */
+	Oid			table;			/* whose file it is */
+	bool		has_events;		/* it is an event table's; else it is foreign */
 	XLogRecPtr	gone_at;		/* WAL ended here when it was no table's file; invalid if it is one */
 } KnownFile;
 
@@ -95,8 +98,10 @@ static bool is_toast(XLogReaderState *record);
 static uint64 full_xid(TransactionId xid);
 static KnownFile *find_or_add(RelFileLocator file);
 static void look_up_file(KnownFile *known, Relation pg_class);
+static bool is_still(const KnownFile *known);
+static Oid	stored_tablespace(const KnownFile *known);
 static bool find_table(KnownFile *known, Relation pg_class);
-static bool find_out(Form_pg_class table, KnownFile *known);
+static void find_out(KnownFile *known, Oid table, Oid access_method);
 static bool is_known_to(const KnownFile *known, TransactionId xid);
 
 void
@@ -130,7 +135,7 @@ RecordIsForeign(XLogReaderState *record)
 	if (file.dbOid != MyDatabaseId)
 		return OidIsValid(file.dbOid);
 	known = find_or_add(file);
-	return is_known_to(known, XLogRecGetXid(record)) && !OidIsValid(known->event_table);
+	return is_known_to(known, XLogRecGetXid(record)) && !known->has_events;
 }
 
 /*
@@ -145,7 +150,7 @@ RecordEventTable(XLogReaderState *record, TransactionId top)
 
 	XLogRecGetBlockTag(record, 0, &file, NULL, NULL);
 	known = file.dbOid == MyDatabaseId ? find_or_add(file) : NULL;
-	return is_known_to(known, top) ? known->event_table : InvalidOid;
+	return is_known_to(known, top) && known->has_events ? known->table : InvalidOid;
 }
 
 static bool
@@ -193,6 +198,7 @@ find_or_add(RelFileLocator file)
 		return known;
 	known = filehash_insert(files, file, &found);
 	known->known_from = 0;
+	known->table = InvalidOid;
 	known->looked_up = false;
 	known->gone_at = InvalidXLogRecPtr;
 	look_up = true;
@@ -236,11 +242,40 @@ static void
 look_up_file(KnownFile *known, Relation pg_class)
 {
 	known->looked_up = true;
-	if (find_table(known, pg_class) ||
+	if (is_still(known) || find_table(known, pg_class) ||
 		OidIsValid(RelationMapFilenumberToOid(known->file.relNumber, false)))
 		known->gone_at = InvalidXLogRecPtr;
 	else if (XLogRecPtrIsInvalid(known->gone_at))
 		known->gone_at = GetXLogInsertRecPtr();
+}
+
+/* Nothing is left to find out, and the table has the file that it had. */
+static bool
+is_still(const KnownFile *known)
+{
+	HeapTuple	tuple;
+	bool		result = false;
+
+	if (!OidIsValid(known->table) ||
+		(known->known_from == 0 && known->table >= FirstNormalObjectId))
+		return false;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(known->table));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_class table = (Form_pg_class) GETSTRUCT(tuple);
+
+		result = table->relfilenode == known->file.relNumber &&
+			table->reltablespace == stored_tablespace(known);
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/* As pg_class has it. */
+static Oid
+stored_tablespace(const KnownFile *known)
+{
+	return known->file.spcOid == MyDatabaseTableSpace ? InvalidOid : known->file.spcOid;
 }
 
 /*
@@ -251,28 +286,31 @@ look_up_file(KnownFile *known, Relation pg_class)
 static bool
 find_table(KnownFile *known, Relation pg_class)
 {
-	Oid			tablespace = known->file.spcOid == MyDatabaseTableSpace ? InvalidOid : known->file.spcOid;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		found = false;
+	Oid			found = InvalidOid;
+	Oid			access_method = InvalidOid;
 
 	ScanKeyInit(&keys[0], Anum_pg_class_reltablespace, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(tablespace));
+				ObjectIdGetDatum(stored_tablespace(known)));
 	ScanKeyInit(&keys[1], Anum_pg_class_relfilenode, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(known->file.relNumber));
 	scan = systable_beginscan(pg_class, ClassTblspcRelfilenodeIndexId, true, NULL, 2, keys);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_class table = (Form_pg_class) GETSTRUCT(tuple);
 
 		/* a temporary table's may have the same number, and is not in the WAL */
-		found = table->relpersistence != RELPERSISTENCE_TEMP;
-		if (found && known->known_from == 0 && find_out(table, known))
-			known->known_from = next_xid;
+		if (table->relpersistence == RELPERSISTENCE_TEMP)
+			continue;
+		found = table->oid;
+		access_method = table->relam;
 	}
 	systable_endscan(scan);
-	return found;
+	if (OidIsValid(found) && known->known_from == 0)
+		find_out(known, found, access_method);
+	return OidIsValid(found);
 }
 
 /*
@@ -280,14 +318,17 @@ find_table(KnownFile *known, Relation pg_class)
  * are few, and left to PostgreSQL, as are tables that look like event tables
  * and have not been registered.
  */
-static bool
-find_out(Form_pg_class table, KnownFile *known)
+static void
+find_out(KnownFile *known, Oid table, Oid access_method)
 {
-	if (table->relam == GetDaybookOids()->access_method)
-	{
-		known->event_table = table->oid;
-		return TableNumber(table->oid) != 0;
-	}
-	known->event_table = InvalidOid;
-	return table->relam == HEAP_TABLE_AM_OID && table->oid >= FirstNormalObjectId;
+	bool		is_known;
+
+	known->table = table;
+	known->has_events = access_method == GetDaybookOids()->access_method;
+	if (known->has_events)
+		is_known = EventTableIsRegistered(table);
+	else
+		is_known = access_method == HEAP_TABLE_AM_OID && table >= FirstNormalObjectId;
+	if (is_known)
+		known->known_from = next_xid;
 }

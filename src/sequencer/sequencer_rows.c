@@ -55,7 +55,7 @@ RowsTake(XLogReaderState *record)
 	return true;
 }
 
-/* Rows that decoding would see; it does not see those of catalogs, and of rewritten tables. */
+/* Rows that decoding would see; it does not see those of catalogs. */
 static bool
 inserts_rows(XLogReaderState *record)
 {
