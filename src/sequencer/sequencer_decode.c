@@ -246,7 +246,8 @@ DecodeSome(void)
 	XLogRecPtr	end = GetFlushRecPtr(NULL);
 	ResourceOwner saved_owner = CurrentResourceOwner;
 
-	while (decoding->reader->EndRecPtr < end && DecodedPending() < MAX_DECODED_EVENTS)
+	while (decoding->reader->EndRecPtr < end && DecodedPending() < MAX_DECODED_EVENTS &&
+		   !FilesMayHaveChanged())
 	{
 		char	   *error = NULL;
 		XLogRecord *record;
@@ -266,7 +267,7 @@ DecodeSome(void)
 	}
 	CurrentResourceOwner = saved_owner;
 	MemoryContextSwitchTo(TopMemoryContext);
-	return DecodedPending() >= MAX_DECODED_EVENTS;
+	return DecodedPending() >= MAX_DECODED_EVENTS || FilesMayHaveChanged();
 }
 
 static void

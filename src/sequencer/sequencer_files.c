@@ -15,7 +15,9 @@
  * and a table whose access method changes gets a new file; so what is known of
  * a file holds as long as there is one of that name.  A name that has become
  * free is forgotten when all WAL of its time has been decoded; OIDs have to
- * wrap around before another table can have it.
+ * wrap around before another table can have it.  But there are tools that
+ * exchange the files of two tables.  So decoding stops where an event table has
+ * changed, until the files have been looked at.
  *
  * What one transaction or subtransaction does to a foreign file is decoded as
  * a whole or not at all: a row that is stored speculatively and what becomes
@@ -90,7 +92,12 @@ typedef struct KnownFile
 static filehash_hash *files = NULL;
 static bool look_up = false;	/* some file is new, or is no table's any more */
 static bool look_again = false; /* some table has changed */
+static bool look_now = false;	/* an event table has */
 static uint64 next_xid;			/* at the last round */
+
+/* What the registry has, once FilesLearn() has needed it. */
+static List *registered = NIL;
+static bool registry_is_read = false;
 
 static void table_changed(Datum arg, Oid relid);
 static bool changes_rows(XLogReaderState *record);
@@ -102,6 +109,7 @@ static bool is_still(const KnownFile *known);
 static Oid	stored_tablespace(const KnownFile *known);
 static bool find_table(KnownFile *known, Relation pg_class);
 static void find_out(KnownFile *known, Oid table, Oid access_method);
+static bool is_registered(Oid relid);
 static bool is_known_to(const KnownFile *known, TransactionId xid);
 
 void
@@ -115,6 +123,14 @@ static void
 table_changed(Datum arg, Oid relid)
 {
 	look_again = true;
+	look_now |= !OidIsValid(relid) || TableIsListed(relid);
+}
+
+/* Must no more be decoded before FilesLearn()? */
+bool
+FilesMayHaveChanged(void)
+{
+	return look_now;
 }
 
 /*
@@ -220,7 +236,7 @@ FilesLearn(void)
 	next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	if (!look_up && !look_again)
 		return;
-	look_up = look_again = false;	/* first, since what follows may say otherwise */
+	look_up = look_again = look_now = false;	/* first, since what follows may say otherwise */
 	pg_class = table_open(RelationRelationId, AccessShareLock);
 	filehash_start_iterate(files, &iterator);
 	while ((known = filehash_iterate(files, &iterator)) != NULL)
@@ -235,6 +251,9 @@ FilesLearn(void)
 			look_up = true;
 	}
 	table_close(pg_class, AccessShareLock);
+	list_free_deep(registered);
+	registered = NIL;
+	registry_is_read = false;
 }
 
 /* A table that is being made cannot be seen yet; news of it will come. */
@@ -308,7 +327,7 @@ find_table(KnownFile *known, Relation pg_class)
 		access_method = table->relam;
 	}
 	systable_endscan(scan);
-	if (OidIsValid(found) && known->known_from == 0)
+	if (OidIsValid(found) && (known->known_from == 0 || found != known->table))
 		find_out(known, found, access_method);
 	return OidIsValid(found);
 }
@@ -326,9 +345,22 @@ find_out(KnownFile *known, Oid table, Oid access_method)
 	known->table = table;
 	known->has_events = access_method == GetDaybookOids()->access_method;
 	if (known->has_events)
-		is_known = EventTableIsRegistered(table);
+		is_known = is_registered(table);
 	else
 		is_known = access_method == HEAP_TABLE_AM_OID && table >= FirstNormalObjectId;
-	if (is_known)
-		known->known_from = next_xid;
+	known->known_from = is_known ? next_xid : 0;
+}
+
+static bool
+is_registered(Oid relid)
+{
+	ListCell   *lc;
+
+	if (!registry_is_read)
+		registered = RegisteredEventTables();
+	registry_is_read = true;
+	foreach(lc, registered)
+		if (((RegisteredTable *) lfirst(lc))->relid == relid)
+			return true;
+	return false;
 }

@@ -64,6 +64,7 @@ extern bool TablesPresent(void);
 extern bool TablesComplete(void);
 extern bool TablesHavePublication(void);
 extern const char *TablesHint(void);
+extern bool TableIsListed(Oid relid);
 extern int32 TableNumber(Oid relid);
 
 /* sequencer_scan.c: events found by their ids */
@@ -75,6 +76,7 @@ extern void ScanEnd(void);
 /* sequencer_files.c: whose files they are that records change */
 extern void FilesInit(void);
 extern void FilesLearn(void);
+extern bool FilesMayHaveChanged(void);
 extern bool RecordIsForeign(XLogReaderState *record);
 extern Oid	RecordEventTable(XLogReaderState *record, TransactionId top);
 

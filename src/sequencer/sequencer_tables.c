@@ -193,6 +193,12 @@ TableNumber(Oid relid)
 	return table ? table->table_no : 0;
 }
 
+bool
+TableIsListed(Oid relid)
+{
+	return find_table(relid) != NULL;
+}
+
 static void
 forget_foreign(void)
 {
