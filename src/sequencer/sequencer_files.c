@@ -45,7 +45,6 @@
 #include "common/hashfn.h"
 #include "compat.h"
 #include "daybook.h"
-#include "event_table/registry.h"
 #include "miscadmin.h"
 #include "sequencer/sequencer_internal.h"
 #include "utils/fmgroids.h"
@@ -95,10 +94,6 @@ static bool look_again = false; /* some table has changed */
 static bool look_now = false;	/* an event table has */
 static uint64 next_xid;			/* at the last round */
 
-/* What the registry has, once FilesLearn() has needed it. */
-static List *registered = NIL;
-static bool registry_is_read = false;
-
 static void table_changed(Datum arg, Oid relid);
 static bool changes_rows(XLogReaderState *record);
 static bool is_toast(XLogReaderState *record);
@@ -109,7 +104,6 @@ static bool is_still(const KnownFile *known);
 static Oid	stored_tablespace(const KnownFile *known);
 static bool find_table(KnownFile *known, Relation pg_class);
 static void find_out(KnownFile *known, Oid table, Oid access_method);
-static bool is_registered(Oid relid);
 static bool is_known_to(const KnownFile *known, TransactionId xid);
 
 void
@@ -223,7 +217,7 @@ find_or_add(RelFileLocator file)
 
 /*
  * Finds out whose the files are that decoding has met, and which are no
- * table's any more.  Within a transaction.
+ * table's any more.  Within a transaction, after TablesRefresh().
  */
 void
 FilesLearn(void)
@@ -251,9 +245,6 @@ FilesLearn(void)
 			look_up = true;
 	}
 	table_close(pg_class, AccessShareLock);
-	list_free_deep(registered);
-	registered = NIL;
-	registry_is_read = false;
 }
 
 /* A table that is being made cannot be seen yet; news of it will come. */
@@ -335,7 +326,7 @@ find_table(KnownFile *known, Relation pg_class)
 /*
  * Is that an event table, or one with heap as its access method?  The catalogs
  * are few, and left to PostgreSQL, as are tables that look like event tables
- * and have not been registered.
+ * and are not in the list of those that can be sequenced.
  */
 static void
 find_out(KnownFile *known, Oid table, Oid access_method)
@@ -345,22 +336,8 @@ find_out(KnownFile *known, Oid table, Oid access_method)
 	known->table = table;
 	known->has_events = access_method == GetDaybookOids()->access_method;
 	if (known->has_events)
-		is_known = is_registered(table);
+		is_known = TableIsListed(table);
 	else
 		is_known = access_method == HEAP_TABLE_AM_OID && table >= FirstNormalObjectId;
 	known->known_from = is_known ? next_xid : 0;
-}
-
-static bool
-is_registered(Oid relid)
-{
-	ListCell   *lc;
-
-	if (!registry_is_read)
-		registered = RegisteredEventTables();
-	registry_is_read = true;
-	foreach(lc, registered)
-		if (((RegisteredTable *) lfirst(lc))->relid == relid)
-			return true;
-	return false;
 }

@@ -18,6 +18,7 @@ CREATE SEQUENCE made;
 CREATE TABLE counts (k text PRIMARY KEY, n bigint)});
 ok(wait_for_mode($node, 'decoding'), 'the sequencer decodes');
 my $worker = sequencer_pid($node);
+my @tables = ('orders', 'invoices');
 
 sub publish
 {
@@ -40,7 +41,6 @@ sub bytes_for
 }
 
 # Ids rise in the order of insertion, each with its transaction's xid.
-my @tables = ('orders', 'invoices');
 sub transactions_are_right
 {
 	my ($what) = @_;
