@@ -150,6 +150,7 @@ BEGIN
 		WHEN 'recorded_by' THEN NEW.recorded_by := 'nobody';
 		WHEN 'recorded_at' THEN NEW.recorded_at := '2001-01-01';
 		WHEN 'type' THEN NEW.type := NULL;
+		WHEN 'event_id' THEN NEW.event_id := '44444444-4444-4444-4444-444444444444';
 		WHEN 'append' THEN INSERT INTO other (stream_id, type) VALUES ('copy-' || NEW.stream_id, NEW.type), ('copy-' || NEW.stream_id, NEW.type);
 		WHEN 'recurse' THEN IF NEW.type <> 'inner' THEN INSERT INTO orders (stream_id, type) VALUES (NEW.stream_id, 'inner'); END IF;
 		WHEN 'recurse elsewhere' THEN IF NEW.type <> 'inner' THEN INSERT INTO orders (stream_id, type) VALUES (NEW.stream_id || '-audit', 'inner'); END IF;
@@ -215,6 +216,65 @@ CREATE TRIGGER z AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('recurs
 INSERT INTO orders (stream_id, type) VALUES ('n', 'T'), ('n', 'T') RETURNING version;
 DROP TRIGGER z ON orders;
 SELECT stream_id, count(*), max(version), min(version) FROM orders WHERE stream_id LIKE 'n%' GROUP BY 1 ORDER BY 1;
+
+-- event ids that come with no row but are given all the same; rows without stand beside rows with
+CREATE EXTENSION amcheck;
+CREATE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('event_id');
+INSERT INTO orders (stream_id, type) VALUES ('i1', 'T') RETURNING event_id;
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('i1', 'T')$$);
+SELECT attempt($$SELECT daybook.append('orders', 'i1', 'T', '{}'::jsonb)$$);
+DROP TRIGGER a ON orders;
+CREATE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('event_id');
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('i1', 'T')$$);
+INSERT INTO orders (stream_id, type) VALUES ('i2', 'T') RETURNING event_id;
+SELECT attempt($$SELECT daybook.append('orders', 'i2', 'T', '{}'::jsonb)$$);
+DROP TRIGGER z ON orders;
+ALTER TABLE orders ALTER event_id SET DEFAULT '55555555-5555-5555-5555-555555555555';
+INSERT INTO orders (stream_id, type) VALUES ('i3', 'T') RETURNING event_id;
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('i3', 'T')$$);
+ALTER TABLE orders ALTER event_id DROP DEFAULT;
+PREPARE i (uuid) AS INSERT INTO orders (stream_id, type, event_id) VALUES ('i4', 'T', $1) RETURNING version, daybook.event_id_given(event_id);
+SET plan_cache_mode = force_custom_plan;
+EXECUTE i (NULL);
+EXECUTE i ('44444444-4444-4444-4444-444444444444');
+EXECUTE i ('44444444-4444-4444-4444-444444444444');
+SET plan_cache_mode = force_generic_plan;
+EXECUTE i (NULL);
+EXECUTE i ('44444444-4444-4444-4444-444444444444');
+DEALLOCATE i;
+PREPARE i AS INSERT INTO orders (stream_id, type) VALUES ('i5', 'T') RETURNING version;
+EXECUTE i;
+CREATE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('event_id');
+EXECUTE i;
+EXECUTE i;
+DROP TRIGGER a ON orders;
+EXECUTE i;
+DEALLOCATE i;
+RESET plan_cache_mode;
+INSERT INTO orders (stream_id, type, event_id) SELECT 'i6', 'T', NULL::uuid UNION ALL SELECT 'i6', 'T', '44444444-4444-4444-4444-444444444444' RETURNING version;
+SELECT attempt($$INSERT INTO orders (stream_id, type, event_id) VALUES ('i6', 'T', NULL), ('i6', 'T', '44444444-4444-4444-4444-444444444444')$$);
+WITH i AS (INSERT INTO orders (stream_id, type) VALUES ('i7', 'T') RETURNING 'i7', type)
+INSERT INTO orders (stream_id, type) SELECT * FROM i RETURNING version;
+SELECT first_version, last_version FROM daybook.append('orders', 'i8', '[{"type": "T"}, {"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}]'::jsonb);
+SELECT duplicate FROM daybook.append('orders', 'i8', '{"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}'::jsonb);
+EXPLAIN (COSTS OFF) INSERT INTO orders (stream_id, type) VALUES ('i9', 'T');
+
+-- indexes of the user's on the same columns are his, not the keys
+CREATE UNIQUE INDEX by_type ON orders (event_id, stream_id) WHERE type = 'X';
+CREATE UNIQUE INDEX posix ON orders (stream_id COLLATE "POSIX", version);
+CREATE UNIQUE INDEX backwards ON orders (stream_id, version DESC);
+INSERT INTO orders (stream_id, type) VALUES ('i9', 'X'), ('i9', 'T');
+SELECT duplicate FROM daybook.append('orders', 'i9', '{"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}'::jsonb);
+SELECT duplicate FROM daybook.append('orders', 'i9', '{"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}'::jsonb);
+-- what the version cache had of the stream goes with the transaction
+BEGIN;
+INSERT INTO orders (stream_id, type) VALUES ('i9', 'X');
+ROLLBACK;
+INSERT INTO orders (stream_id, type) VALUES ('i9', 'X') RETURNING version;
+SELECT c.relname, bt_index_check(c.oid, heapallindexed => true)
+FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = 'orders'::regclass ORDER BY c.relname;
+DROP INDEX by_type, backwards, posix;
+DROP EXTENSION amcheck;
 
 -- savepoints
 BEGIN;

@@ -76,6 +76,7 @@ static void request_shared_memory(void);
 static void start_shared_memory(void);
 static void forget_oids(Datum arg, int cacheid, uint32 hashvalue);
 static void look_up_oids(void);
+static Oid	look_up_function(const char *name, oidvector *arguments, Oid schema);
 
 void
 _PG_init(void)
@@ -248,6 +249,7 @@ forget_oids(Datum arg, int cacheid, uint32 hashvalue)
 static void
 look_up_oids(void)
 {
+	const Oid	uuid = UUIDOID;
 	DaybookOids found = {0};
 
 	found.extension = get_extension_oid(DAYBOOK_EXTENSION, true);
@@ -260,15 +262,21 @@ look_up_oids(void)
 										   ObjectIdGetDatum(found.schema));
 		found.event_id_seq = get_relname_relid("event_id_seq", found.schema);
 		found.event_table = get_relname_relid("event_table", found.schema);
-		found.event_trigger_function =
-			GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-							CStringGetDatum("event_before_insert"),
-							PointerGetDatum(buildoidvector(NULL, 0)),
-							ObjectIdGetDatum(found.schema));
+		found.event_trigger_function = look_up_function("event_before_insert",
+														buildoidvector(NULL, 0), found.schema);
+		found.event_id_given_function = look_up_function("event_id_given",
+														 buildoidvector(&uuid, 1), found.schema);
 	}
 	oids = found;
 	oids_valid = OidIsValid(found.extension) &&
 		OidIsValid(found.event_trigger_function);
+}
+
+static Oid
+look_up_function(const char *name, oidvector *arguments, Oid schema)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+						   PointerGetDatum(arguments), ObjectIdGetDatum(schema));
 }
 
 /*

@@ -35,6 +35,7 @@ typedef struct DaybookOids
 	Oid			event_id_seq;
 	Oid			event_table;	/* the registry */
 	Oid			event_trigger_function;
+	Oid			event_id_given_function;
 } DaybookOids;
 
 extern const DaybookOids *GetDaybookOids(void);

@@ -10,12 +10,16 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
+#include "commands/defrem.h"
 #include "commands/trigger.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/registry.h"
+#include "nodes/primnodes.h"
+#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -29,6 +33,9 @@ static void forget_table(Datum arg, Oid relid);
 static void fill_entry(EventTable *entry, Relation rel);
 static bool has_event_trigger(Relation rel);
 static void note_index(EventTable *entry, Oid index_oid);
+static bool has_plain_keys(HeapTuple index);
+static bool holds_given_event_ids(HeapTuple index);
+static Datum index_attribute(HeapTuple index, AttrNumber number);
 
 /*
  * Looks up what is known of a table; is_event_table is false where it is not
@@ -185,7 +192,11 @@ note_index(EventTable *entry, Oid index_oid)
 	}
 }
 
-/* Which of an event table's keys an index of it serves. */
+/*
+ * Which of an event table's keys an index of it serves.  An index of the
+ * user's on the same columns may sort or compare them otherwise, or hold other
+ * rows: it is none of these.
+ */
 EventKey
 EventKeyOfIndex(Oid index_oid)
 {
@@ -208,9 +219,61 @@ EventKeyOfIndex(Oid index_oid)
 				 keys[0] == EVENT_STREAM_ID && keys[1] == EVENT_VERSION)
 			key = EVENT_KEY_STREAM;
 		else if (index->indnkeyatts == 2 && partial &&
-				 keys[0] == EVENT_EVENT_ID && keys[1] == EVENT_STREAM_ID)
+				 keys[0] == EVENT_EVENT_ID && keys[1] == EVENT_STREAM_ID &&
+				 holds_given_event_ids(tuple))
 			key = EVENT_KEY_EVENT_ID;
 	}
+	if (key != EVENT_KEY_NONE && !has_plain_keys(tuple))
+		key = EVENT_KEY_NONE;
 	ReleaseSysCache(tuple);
 	return key;
+}
+
+/* Does the index sort and compare its keys as their columns do, in ascending order? */
+static bool
+has_plain_keys(HeapTuple index)
+{
+	Form_pg_index form = (Form_pg_index) GETSTRUCT(index);
+	int2vector *options = (int2vector *)
+		DatumGetPointer(index_attribute(index, Anum_pg_index_indoption));
+	oidvector  *collations = (oidvector *)
+		DatumGetPointer(index_attribute(index, Anum_pg_index_indcollation));
+	oidvector  *classes = (oidvector *)
+		DatumGetPointer(index_attribute(index, Anum_pg_index_indclass));
+
+	for (int i = 0; i < form->indnkeyatts; i++)
+	{
+		Oid			type;
+		Oid			collation;
+		int32		typmod;
+
+		get_atttypetypmodcoll(form->indrelid, form->indkey.values[i], &type, &typmod, &collation);
+		if (options->values[i] != 0 || collations->values[i] != collation ||
+			classes->values[i] != GetDefaultOpClass(type, BTREE_AM_OID))
+			return false;
+	}
+	return true;
+}
+
+/* Is the predicate daybook.event_id_given(event_id)? */
+static bool
+holds_given_event_ids(HeapTuple index)
+{
+	Datum		stored = index_attribute(index, Anum_pg_index_indpred);
+	FuncExpr   *predicate = stringToNode(TextDatumGetCString(stored));
+	Var		   *column;
+
+	if (!IsA(predicate, FuncExpr) ||
+		predicate->funcid != GetDaybookOids()->event_id_given_function)
+		return false;
+	column = linitial(predicate->args);
+	return IsA(column, Var) && column->varattno == EVENT_EVENT_ID;
+}
+
+static Datum
+index_attribute(HeapTuple index, AttrNumber number)
+{
+	bool		is_null;
+
+	return SysCacheGetAttr(INDEXRELID, index, number, &is_null);
 }
