@@ -258,10 +258,23 @@ INSERT INTO orders (stream_id, type) SELECT * FROM i RETURNING version;
 SELECT first_version, last_version FROM daybook.append('orders', 'i8', '[{"type": "T"}, {"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}]'::jsonb);
 SELECT duplicate FROM daybook.append('orders', 'i8', '{"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}'::jsonb);
 EXPLAIN (COSTS OFF) INSERT INTO orders (stream_id, type) VALUES ('i9', 'T');
+CREATE TABLE generated (
+	id bigint PRIMARY KEY, version bigint, recorded_at timestamptz, schema_version int,
+	event_id uuid GENERATED ALWAYS AS (md5(stream_id || type)::uuid) STORED, recorded_by text, stream_id text,
+	type text, data jsonb, metadata jsonb, tags text[], UNIQUE (stream_id, version)) USING daybook;
+ALTER TABLE generated OF daybook.event;
+CREATE UNIQUE INDEX ON generated (event_id, stream_id) WHERE daybook.event_id_given(event_id);
+CREATE TRIGGER daybook_append BEFORE INSERT ON generated FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert();
+ALTER TABLE generated ENABLE ALWAYS TRIGGER daybook_append;
+SELECT daybook.register_event_table('generated');
+INSERT INTO generated (stream_id, type) VALUES ('g', 'T') RETURNING event_id;
+SELECT attempt($$INSERT INTO generated (stream_id, type) VALUES ('g', 'T')$$);
+SELECT daybook.drop_event_table('generated', force => true);
 
 -- indexes of the user's on the same columns are his, not the keys
 CREATE UNIQUE INDEX by_type ON orders (event_id, stream_id) WHERE type = 'X';
 CREATE UNIQUE INDEX posix ON orders (stream_id COLLATE "POSIX", version);
+CREATE UNIQUE INDEX pattern ON orders (stream_id text_pattern_ops, version);
 CREATE UNIQUE INDEX backwards ON orders (stream_id, version DESC);
 INSERT INTO orders (stream_id, type) VALUES ('i9', 'X'), ('i9', 'T');
 SELECT duplicate FROM daybook.append('orders', 'i9', '{"type": "T", "event_id": "44444444-4444-4444-4444-444444444444"}'::jsonb);
@@ -273,7 +286,7 @@ ROLLBACK;
 INSERT INTO orders (stream_id, type) VALUES ('i9', 'X') RETURNING version;
 SELECT c.relname, bt_index_check(c.oid, heapallindexed => true)
 FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = 'orders'::regclass ORDER BY c.relname;
-DROP INDEX by_type, backwards, posix;
+DROP INDEX by_type, backwards, pattern, posix;
 DROP EXTENSION amcheck;
 
 -- savepoints

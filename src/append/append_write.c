@@ -16,9 +16,8 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "append/append.h"
-#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
-#include "daybook.h"
+#include "event_table/insert_indexes.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -42,8 +41,8 @@ typedef struct EventWriter
 	TupleTableSlot *slots[MAX_WAITING_ROWS];
 } EventWriter;
 
-static ResultRelInfo *begin_insert(EState *estate, Relation rel);
-static bool has_other_triggers(const TriggerDesc *triggers);
+static bool any_event_id(const AppendEvent *events, int count);
+static ResultRelInfo *begin_insert(EState *estate, Relation rel, bool event_ids);
 static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
 static bool same_stream(const AppendEvent *a, const AppendEvent *b);
 static void call_triggers(EventWriter *writer, TupleTableSlot *slot);
@@ -58,13 +57,14 @@ void
 WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *result)
 {
 	EState	   *estate = CreateExecutorState();
-	EventWriter writer = {.estate = estate, .target = begin_insert(estate, rel)};
+	EventWriter writer = {.estate = estate};
 
 	RequireVersionTrigger(rel);
+	writer.target = begin_insert(estate, rel, any_event_id(events, count));
 	AfterTriggerBeginQuery();
 	writer.transition = MakeTransitionCaptureState(writer.target->ri_TrigDesc,
 												   RelationGetRelid(rel), CMD_INSERT);
-	writer.calls_triggers = has_other_triggers(writer.target->ri_TrigDesc);
+	writer.calls_triggers = !OnlyVersionTriggerSeesRows(writer.target->ri_TrigDesc);
 	writer.room = writer.calls_triggers ? 1 : Min(count, MAX_WAITING_ROWS);
 	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
@@ -85,32 +85,18 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	FreeExecutorState(estate);
 }
 
-/*
- * Is there more to call before a row is stored than the version trigger?  A
- * trigger of the user's may want to see the rows before its own.
- */
 static bool
-has_other_triggers(const TriggerDesc *triggers)
+any_event_id(const AppendEvent *events, int count)
 {
-	Oid			version_trigger = GetDaybookOids()->event_trigger_function;
-	int			version_triggers = 0;
-
-	for (int i = 0; i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_BEFORE(trigger->tgtype) ||
-			!TRIGGER_FOR_INSERT(trigger->tgtype))
-			continue;
-		if (trigger->tgfoid != version_trigger || trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+	for (int i = 0; i < count; i++)
+		if (events[i].event_id)
 			return true;
-		version_triggers++;
-	}
-	return version_triggers != 1;
+	return false;
 }
 
+/* event_ids: some of the rows may have ids that the caller gave. */
 static ResultRelInfo *
-begin_insert(EState *estate, Relation rel)
+begin_insert(EState *estate, Relation rel, bool event_ids)
 {
 	ResultRelInfo *target = makeNode(ResultRelInfo);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
@@ -136,7 +122,8 @@ begin_insert(EState *estate, Relation rel)
 	InitResultRelInfo(target, rel, 1, NULL, 0);
 	estate->es_opened_result_relations =
 		lappend(estate->es_opened_result_relations, target);
-	ExecOpenIndices(target, false);
+	if (event_ids || !OpenIndexesWithoutEventId(target))
+		ExecOpenIndices(target, false);
 	return target;
 }
 

@@ -13,6 +13,7 @@
 
 #include "access/parallel.h"
 #include "event_table/event_table.h"
+#include "event_table/insert_indexes.h"
 #include "event_table/insert_statement.h"
 #include "executor/executor.h"
 #include "nodes/plannodes.h"
@@ -110,6 +111,8 @@ check_statement(QueryDesc *statement, int flags)
 		prev_executor_start(statement, flags);
 	else
 		standard_ExecutorStart(statement, flags);
+	if (statement->operation == CMD_INSERT && !(flags & EXEC_FLAG_EXPLAIN_ONLY))
+		InsertOpenIndexes(statement);
 	if (statement->operation == CMD_INSERT || stmt->hasModifyingCTE)
 	{
 		ModifyTable *node = insert_into(stmt, InvalidOid, ONCONFLICT_UPDATE, InvalidOid);
