@@ -266,9 +266,13 @@ ALTER TABLE generated OF daybook.event;
 CREATE UNIQUE INDEX ON generated (event_id, stream_id) WHERE daybook.event_id_given(event_id);
 CREATE TRIGGER daybook_append BEFORE INSERT ON generated FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert();
 ALTER TABLE generated ENABLE ALWAYS TRIGGER daybook_append;
-SELECT daybook.register_event_table('generated');
+SELECT attempt($$SELECT daybook.register_event_table('generated')$$);
+SET daybook.restore = on;
 INSERT INTO generated (stream_id, type) VALUES ('g', 'T') RETURNING event_id;
 SELECT attempt($$INSERT INTO generated (stream_id, type) VALUES ('g', 'T')$$);
+RESET daybook.restore;
+ALTER TABLE generated ALTER event_id DROP EXPRESSION;
+SELECT daybook.register_event_table('generated');
 SELECT daybook.drop_event_table('generated', force => true);
 
 -- indexes of the user's on the same columns are his, not the keys

@@ -40,6 +40,7 @@ PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
 static void refuse_extension_script(void);
 static void require_event_table(Oid relid);
+static void refuse_generated_columns(Relation rel);
 static void require_free_ids(Oid relid);
 static void take_ids(Oid relid);
 static char *qualified_name(Oid relid);
@@ -163,7 +164,27 @@ require_event_table(Oid relid)
 	Relation	rel = table_open(relid, NoLock);
 
 	RequireVersionTrigger(rel);
+	refuse_generated_columns(rel);
 	table_close(rel, NoLock);
+}
+
+/* They are made after the version trigger has said what the event is. */
+static void
+refuse_generated_columns(Relation rel)
+{
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (column->attgenerated != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("column \"%s\" of event table \"%s\" is generated",
+							NameStr(column->attname), RelationGetRelationName(rel)),
+					 errdetail("An event is stored as it is appended."),
+					 errhint("ALTER COLUMN ... DROP EXPRESSION keeps what is stored and makes an ordinary column of it."),
+					 errtablecol(rel, column->attnum)));
+	}
 }
 
 /*
