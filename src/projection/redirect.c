@@ -5,25 +5,30 @@
  *
  * While a redirection is on, every statement that is parsed has the copies
  * in the place of the tables, however it names them: the two have the same
- * columns.  What reaches the tables by another way, such as a view, is refused
- * when it is about to run.
+ * columns.  Of utility commands, which are not analysed, those that empty, lock
+ * or fill tables are given the copies' names.  What reaches the tables by
+ * another way, such as a view, is refused when it is about to run.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/index.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_constraint.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
 #include "projection/projection.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 
 static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 static ExecutorCheckPerms_hook_type prev_check_perms = NULL;
+static ProcessUtility_hook_type prev_process_utility = NULL;
 
 static Redirection redirection = {NULL, NULL};
 
@@ -33,6 +38,16 @@ static void redirect_query(Query *query);
 static void redirect_constraint(OnConflictExpr *on_conflict);
 static Oid	redirected(Oid relation);
 static void refuse_originals(List *range_table);
+pg_noreturn static void report_original(Oid relation, const char *how);
+static void process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+							ProcessUtilityContext context, ParamListInfo params,
+							QueryEnvironment *environment, DestReceiver *dest,
+							QueryCompletion *completion);
+static List *table_names(Node *command);
+static Oid	named_original(const RangeVar *name);
+static void redirect_name(RangeVar *name);
+static void refuse_command_on_original(Node *command);
+static RangeVar *altered_table(Node *command);
 
 #if PG_VERSION_NUM >= 160000
 static bool
@@ -57,6 +72,8 @@ RedirectInit(void)
 	post_parse_analyze_hook = redirect_statement;
 	prev_check_perms = ExecutorCheckPerms_hook;
 	ExecutorCheckPerms_hook = check_perms;
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
 }
 
 /*
@@ -164,11 +181,134 @@ refuse_originals(List *range_table)
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
 		if (rte->rtekind == RTE_RELATION && OidIsValid(redirected(rte->relid)))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("handler reaches table %s by a way that a copy of it cannot take the place of",
-							RelationText(rte->relid)),
-					 errdetail("It uses a view, or a function with a body in standard SQL."),
-					 errhint("Call daybook.cancel_rebuild(), then daybook.rebuild_projection() with in_place => true.")));
+			report_original(rte->relid, "It uses a view, or a function with a body in standard SQL.");
+	}
+}
+
+static void
+report_original(Oid relation, const char *how)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("handler reaches table %s by a way that a copy of it cannot take the place of",
+					RelationText(relation)),
+			 errdetail_internal("%s", how),
+			 errhint("Call daybook.cancel_rebuild(), then daybook.rebuild_projection() with in_place => true.")));
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *environment, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next = prev_process_utility ?
+		prev_process_utility : standard_ProcessUtility;
+
+	if (redirection.from != NULL)
+	{
+		ListCell   *lc;
+
+		/* the statement may belong to a plan that is run again without */
+		if (read_only_tree)
+			pstmt = copyObject(pstmt);
+		read_only_tree = false;
+		foreach(lc, table_names(pstmt->utilityStmt))
+			redirect_name(lfirst(lc));
+		refuse_command_on_original(pstmt->utilityStmt);
+	}
+	next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+}
+
+/* Of a command that does to a copy what it would do to the table. */
+static List *
+table_names(Node *command)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	switch (nodeTag(command))
+	{
+		case T_TruncateStmt:
+			return ((TruncateStmt *) command)->relations;
+		case T_LockStmt:
+			return ((LockStmt *) command)->relations;
+		case T_CopyStmt:
+			if (((CopyStmt *) command)->relation != NULL)
+				names = list_make1(((CopyStmt *) command)->relation);
+			return names;
+		case T_VacuumStmt:
+			foreach(lc, ((VacuumStmt *) command)->rels)
+				if (lfirst_node(VacuumRelation, lc)->relation != NULL)
+					names = lappend(names, lfirst_node(VacuumRelation, lc)->relation);
+			return names;
+		default:
+			return NIL;
+	}
+}
+
+/* The table that a copy stands for, InvalidOid for any other relation. */
+static Oid
+named_original(const RangeVar *name)
+{
+	Oid			relation = RangeVarGetRelid(name, NoLock, true);
+
+	return OidIsValid(relation) && OidIsValid(redirected(relation)) ? relation : InvalidOid;
+}
+
+static void
+redirect_name(RangeVar *name)
+{
+	Oid			original = named_original(name);
+
+	if (!OidIsValid(original))
+		return;
+	name->catalogname = NULL;
+	name->schemaname = get_namespace_name(get_rel_namespace(redirected(original)));
+	name->relname = get_rel_name(redirected(original));
+}
+
+static void
+refuse_command_on_original(Node *command)
+{
+	RangeVar   *table = altered_table(command);
+	Oid			original = table ? named_original(table) : InvalidOid;
+
+	if (OidIsValid(original))
+		report_original(original, "It alters the table.");
+	if (!IsA(command, DropStmt) || ((DropStmt *) command)->removeType != OBJECT_TABLE)
+		return;
+	for (int i = 0; i < list_length(((DropStmt *) command)->objects); i++)
+	{
+		original = named_original(makeRangeVarFromNameList(list_nth(((DropStmt *) command)->objects, i)));
+		if (OidIsValid(original))
+			report_original(original, "It drops the table.");
+	}
+}
+
+/* The table whose definition a command changes; NULL for other commands. */
+static RangeVar *
+altered_table(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_AlterTableStmt:
+			return ((AlterTableStmt *) command)->relation;
+		case T_RenameStmt:
+			return ((RenameStmt *) command)->relation;
+		case T_AlterObjectSchemaStmt:
+			return ((AlterObjectSchemaStmt *) command)->relation;
+		case T_IndexStmt:
+			return ((IndexStmt *) command)->relation;
+		case T_CreateTrigStmt:
+			return ((CreateTrigStmt *) command)->relation;
+		case T_RuleStmt:
+			return ((RuleStmt *) command)->relation;
+		case T_ClusterStmt:
+			return ((ClusterStmt *) command)->relation;
+		case T_ReindexStmt:
+			return ((ReindexStmt *) command)->relation;
+		default:
+			return NULL;
 	}
 }
