@@ -147,7 +147,6 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	check_owner_exists(handler->projection);
 	OwnerContextEnter(&owner, handler->projection);
 	handler->running++;
 	outer_redirection = Redirect(redirection);
@@ -213,6 +212,7 @@ EventBatchAdd(EventBatch *batch, const LogEvent *event)
 void
 OwnerContextEnter(OwnerContext *saved, const Projection *projection)
 {
+	check_owner_exists(projection);
 	GetUserIdAndSecContext(&saved->save_userid, &saved->save_sec_context);
 	saved->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", owner_search_path(projection),

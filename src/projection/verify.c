@@ -116,6 +116,9 @@ verification_init(Verification *verification, FunctionCallInfo fcinfo)
 static void
 check_streams(Verification *verification, FunctionCallInfo fcinfo)
 {
+	Oid		   *tables;
+	int			n;
+
 	if (PG_ARGISNULL(2) != PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -129,6 +132,15 @@ check_streams(Verification *verification, FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("streams of verify_projection must not contain nulls")));
+	n = RelationArray(verification->projection->tables, &tables);
+	for (int i = 0; i < n; i++)
+		if (get_attnum(tables[i], verification->stream_column) != InvalidAttrNumber)
+			return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("no table of projection \"%s\" has a column \"%s\"",
+					verification->projection->name, verification->stream_column),
+			 errhint("stream_column names the column of the tables that holds a row's stream.")));
 }
 
 /* How far the projection is in the snapshot, and what it has not applied. */
@@ -337,8 +349,9 @@ compare(Verification *verification, Oid live, Oid copy)
 	Oid			types[3] = {TEXTARRAYOID, TEXTARRAYOID, TEXTOID};
 	Datum		values[3];
 	char		nulls[3] = {' ', ' ', ' '};
-	const char *rows = "SELECT pg_catalog.to_jsonb(t) - $1 AS r FROM ONLY %s t"
-		" WHERE $2 IS NULL OR pg_catalog.to_jsonb(t) ->> $3 = ANY ($2)";
+	/* t alone would be a column of that name, if there is one */
+	const char *rows = "SELECT pg_catalog.to_jsonb(t.*) - $1 AS r FROM ONLY %s t"
+		" WHERE $2 IS NULL OR pg_catalog.to_jsonb(t.*) ->> $3 = ANY ($2)";
 	char	   *live_rows = psprintf(rows, RelationText(live));
 	char	   *copy_rows = psprintf(rows, RelationText(copy));
 	char	   *query = psprintf("SELECT r, 'missing' FROM (%s EXCEPT ALL %s) m"
