@@ -12,9 +12,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/heap.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -37,11 +35,7 @@ static void check_parallel(const Projection *projection, int parallel);
 static int	limit_parallel(const Projection *projection, int parallel);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
 static void restart_rebuild(const Projection *projection, const RebuildOptions *options);
-static void check_not_referenced(const Projection *projection);
-static bool array_has_relation(ArrayType *array, Oid relation);
 static void clear_error(ProjectionProgress *progress);
-static void check_tables_not_shared(const Projection *projection);
-static bool arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared);
 static void empty_tables(const Projection *projection);
 static bool owner_owns_all(const Projection *projection);
 
@@ -86,6 +80,7 @@ daybook_resume_projection(PG_FUNCTION_ARGS)
 	progress.failed_at = 0;
 	progress.attempts = 0;
 	ProjectionSaveChange(projection, &progress);
+	RebuildTryAgain(projection->name, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -110,7 +105,7 @@ daybook_rebuild_projection(PG_FUNCTION_ARGS)
 	}
 	projection = ProjectionToChange(fcinfo, &progress);
 	check_parallel(projection, options.parallel);
-	check_tables_not_shared(projection);
+	CheckTablesNotShared(projection);
 	if (rebuild_in_place(projection, PG_ARGISNULL(1), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1), &options))
 		empty_and_refill(projection, &progress);
 	else
@@ -150,13 +145,15 @@ daybook_alter_projection(PG_FUNCTION_ARGS)
 					 errmsg("alter_projection rebuilds for a new handler only"),
 					 errhint("Leave parallel out, and call daybook.rebuild_projection() with it.")));
 		ProjectionSaveChange(projection, &progress);
+		if (!PG_ARGISNULL(3))
+			RebuildTryAgain(projection->name, projection->on_error);
 		PG_RETURN_VOID();
 	}
 
 	changed = *projection;
 	ProjectionSetHandler(&changed, fcinfo, 1);
 	HandlerCheck(&changed);
-	check_tables_not_shared(projection);
+	CheckTablesNotShared(projection);
 	if (rebuild_in_place(projection, true, false, &options))
 	{
 		ProjectionUpdate(&changed);
@@ -298,51 +295,10 @@ restart_rebuild(const Projection *projection, const RebuildOptions *options)
 {
 	RebuildOptions limited = *options;
 
-	check_not_referenced(projection);
+	CheckTablesNotReferenced(projection);
 	(void) RebuildCancel(projection->name);
 	limited.parallel = limit_parallel(projection, options->parallel);
 	RebuildStart(projection, &limited);
-}
-
-/* The new rows may lack what rows of other tables refer to. */
-static void
-check_not_referenced(const Projection *projection)
-{
-	Oid		   *tables;
-	int			n = RelationArray(projection->tables, &tables);
-
-	for (int i = 0; i < n; i++)
-	{
-		Relation	rel = table_open(tables[i], AccessShareLock);
-		List	   *referring = heap_truncate_find_FKs(list_make1_oid(tables[i]));
-		ListCell   *lc;
-
-		foreach(lc, referring)
-		{
-			if (!array_has_relation(projection->tables, lfirst_oid(lc)))
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot rebuild projection \"%s\"", projection->name),
-						 errdetail("Table %s has a foreign key to %s.",
-								   RelationText(lfirst_oid(lc)), RelationText(tables[i])),
-						 errhint("Drop the foreign key and add it again after the rebuild.")));
-		}
-		table_close(rel, NoLock);
-	}
-}
-
-static bool
-array_has_relation(ArrayType *array, Oid relation)
-{
-	Oid		   *oids;
-	int			n = RelationArray(array, &oids);
-
-	for (int i = 0; i < n; i++)
-	{
-		if (oids[i] == relation)
-			return true;
-	}
-	return false;
 }
 
 PG_FUNCTION_INFO_V1(daybook_drop_projection);
@@ -420,48 +376,6 @@ clear_error(ProjectionProgress *progress)
 	progress->retry_at = 0;
 	progress->failed_at = 0;
 	memset(&progress->error, 0, sizeof(ProjectionError));
-}
-
-/* Rows that another projection put there would not come back. */
-static void
-check_tables_not_shared(const Projection *projection)
-{
-	ListCell   *lc;
-	Oid			shared;
-
-	foreach(lc, ProjectionLoadAll())
-	{
-		Projection *other = lfirst(lc);
-
-		if (strcmp(other->name, projection->name) != 0 && other->rebuild_of == NULL &&
-			arrays_overlap(projection->tables, other->tables, &shared))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot rebuild projection \"%s\"", projection->name),
-					 errdetail("Projection \"%s\" keeps rows in %s too; they would be lost.",
-							   other->name, RelationText(shared)),
-					 errhint("Give each projection tables of its own.")));
-	}
-}
-
-static bool
-arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared)
-{
-	Oid		   *as;
-	Oid		   *bs;
-	int			na = RelationArray(a, &as);
-	int			nb = RelationArray(b, &bs);
-
-	for (int i = 0; i < na; i++)
-	{
-		for (int j = 0; j < nb; j++)
-		{
-			*shared = as[i];
-			if (as[i] == bs[j])
-				return true;
-		}
-	}
-	return false;
 }
 
 /*

@@ -40,6 +40,7 @@
 /* How long readers may be kept waiting for the exchange of the files. */
 #define EXCHANGE_LOCK_TIMEOUT	"1s"
 
+static void set_for_now(const char *setting, const char *value);
 static void make_schema(const Projection *projection, const char *schema);
 static void grant_schema(const char *schema, Oid role, const char *privileges);
 static void run_command(const char *command);
@@ -47,7 +48,8 @@ static SPITupleTable *run_query(const char *query, Oid type1, Datum value1,
 								Oid type2, Datum value2, bool flag);
 static void run_as_owner(Oid owner, const char *command);
 static ArrayType *relation_array(Oid *relations, int n);
-static void lock_for_exchange(ArrayType *tables, ArrayType *copies);
+static void refuse_altered(const Projection *projection, ArrayType *copies);
+pg_noreturn static void report_altered(const Projection *projection, const char *detail);
 static void exchange_pair(const Projection *projection, Oid live, Oid copy);
 static void exchange_files(Oid live, Oid copy);
 static void exchange_toast(Form_pg_class live, Form_pg_class copy);
@@ -86,7 +88,7 @@ CopiesObstacle(const Projection *projection)
 
 /*
  * Makes empty copies of the projection's tables in a new schema.  Foreign keys
- * lock the tables they refer to.
+ * to other tables, which these are locked for, are copied if asked for.
  */
 ArrayType *
 CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys)
@@ -98,7 +100,10 @@ CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys
 	SPITupleTable *commands;
 	uint64		count;
 	Oid			schema_oid;
+	int			guc_level = NewGUCNestLevel();
 
+	/* what the commands leave out is as the tables have it, not as the session would */
+	set_for_now("default_tablespace", "");
 	SPI_connect();
 	RunAsSuperuser(&superuser);
 	make_schema(projection, schema);
@@ -115,6 +120,7 @@ CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys
 	}
 	RunAsEnd(&superuser);
 	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
 
 	schema_oid = get_namespace_oid(schema, false);
 	for (int i = 0; i < n; i++)
@@ -138,7 +144,15 @@ CopiesDrop(const char *schema)
 	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
 }
 
-/* Gives each table what its copy holds. */
+/* To the end of the nest level that the caller has begun. */
+static void
+set_for_now(const char *setting, const char *value)
+{
+	(void) set_config_option(setting, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Gives each table, which is locked, what its copy holds. */
 void
 CopiesExchange(const Projection *projection, ArrayType *copies)
 {
@@ -148,9 +162,9 @@ CopiesExchange(const Projection *projection, ArrayType *copies)
 	SPITupleTable *pairs;
 	uint64		count;
 
-	lock_for_exchange(projection->tables, copies);
 	SPI_connect();
 	RunAsSuperuser(&superuser);
+	refuse_altered(projection, copies);
 	pairs = run_query("SELECT live, copy FROM daybook.copy_pairs($1, $2) WHERE $3",
 					  REGCLASSARRAYOID, PointerGetDatum(projection->tables),
 					  REGCLASSARRAYOID, PointerGetDatum(copies), true);
@@ -239,15 +253,14 @@ relation_array(Oid *relations, int n)
 }
 
 /* Gives up soon rather than have everybody wait behind a long query. */
-static void
-lock_for_exchange(ArrayType *tables, ArrayType *copies)
+void
+CopiesLockForExchange(const Projection *projection, ArrayType *copies)
 {
 	Oid		   *oids;
-	int			n = RelationArray(tables, &oids);
+	int			n = RelationArray(projection->tables, &oids);
 	int			guc_level = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", EXCHANGE_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	set_for_now("lock_timeout", EXCHANGE_LOCK_TIMEOUT);
 	for (int i = 0; i < n; i++)
 		LockRelationOid(oids[i], AccessExclusiveLock);
 	AtEOXact_GUC(false, guc_level);
@@ -256,17 +269,43 @@ lock_for_exchange(ArrayType *tables, ArrayType *copies)
 		LockRelationOid(oids[i], AccessExclusiveLock);
 }
 
+/*
+ * What copies cannot be made for, or have been made without, may have come to
+ * the tables since.  As superuser.
+ */
+static void
+refuse_altered(const Projection *projection, ArrayType *copies)
+{
+	char	   *obstacle = CopiesObstacle(projection);
+	SPITupleTable *result;
+
+	if (obstacle != NULL)
+		report_altered(projection, obstacle);
+	result = run_query("SELECT daybook.copy_difference($1, $2) WHERE $3",
+					   REGCLASSARRAYOID, PointerGetDatum(projection->tables),
+					   REGCLASSARRAYOID, PointerGetDatum(copies), true);
+	obstacle = SPI_getvalue(result->vals[0], result->tupdesc, 1);
+	if (obstacle != NULL)
+		report_altered(projection, obstacle);
+}
+
+static void
+report_altered(const Projection *projection, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("tables of projection \"%s\" were altered while it was being rebuilt", projection->name),
+			 errdetail_internal("%s", detail),
+			 errhint("Call daybook.rebuild_projection() again.")));
+}
+
 static void
 exchange_pair(const Projection *projection, Oid live, Oid copy)
 {
-	if (!OidIsValid(live) || !OidIsValid(copy))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("tables of projection \"%s\" were altered while it was being rebuilt", projection->name),
-				 OidIsValid(live) ?
-				 errdetail("The copy has nothing that corresponds to %s.", RelationText(live)) :
-				 errdetail("Nothing corresponds to the copy's %s any more.", RelationText(copy)),
-				 errhint("Call daybook.rebuild_projection() again.")));
+	if (!OidIsValid(copy))
+		report_altered(projection, psprintf("The copy has nothing that corresponds to %s.", RelationText(live)));
+	if (!OidIsValid(live))
+		report_altered(projection, psprintf("Nothing corresponds to the copy's %s any more.", RelationText(copy)));
 	LockRelationOid(live, AccessExclusiveLock);
 	LockRelationOid(copy, AccessExclusiveLock);
 	exchange_files(live, copy);

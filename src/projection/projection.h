@@ -234,10 +234,17 @@ extern bool RebuildCancel(const char *name);
 extern bool RebuildShareDone(const Projection *share);
 extern bool RebuildSwap(Projection *rebuild, ProjectionProgress *progress);
 extern bool RebuildWasAskedFor(const char *name);
+extern void RebuildTryAgain(const char *name, const char *on_error);
+extern bool RebuildIsHeldUp(const Projection *rebuild);
+
+/* rebuild_check.c */
+extern void CheckTablesNotShared(const Projection *projection);
+extern void CheckTablesNotReferenced(const Projection *projection);
 
 /* copies.c */
 extern char *CopiesObstacle(const Projection *projection);
 extern ArrayType *CopiesCreate(const Projection *projection, const char *schema, bool foreign_keys);
+extern void CopiesLockForExchange(const Projection *projection, ArrayType *copies);
 extern void CopiesExchange(const Projection *projection, ArrayType *copies);
 extern void CopiesDrop(const char *schema);
 

@@ -470,6 +470,12 @@ swap(Projector *projector)
 		CommitTransactionCommand();
 		return STEP_MORE;
 	}
+	if (RebuildIsHeldUp(handler->projection))
+	{
+		CommitTransactionCommand();
+		projector->swapping = false;
+		return STEP_CAUGHT_UP;
+	}
 	if (ProgressLoad(handler->projection->rebuild_of, &live) && progress.position < live.position)
 		(void) advance(projector, handler, &progress);
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -44,9 +44,18 @@
 /* So many events, for each of the workers, are not left to one alone. */
 #define REBUILD_ROUND_EVENTS		50000
 
-/* projections whose rebuild this session asked for, in TopMemoryContext */
+/* A rebuild that this session asked for; one that was rolled back has no row with that time. */
+typedef struct AskedFor
+{
+	char		name[NAMEDATALEN];	/* of the projection */
+	TimestampTz created_at;		/* of the rebuild */
+} AskedFor;
+
+/* in TopMemoryContext */
 static List *asked_for = NIL;
 
+static void note_asked_for(const Projection *rebuild);
+static AskedFor *find_asked_for(const char *name);
 static int	batch_size_of(const Projection *projection, const RebuildOptions *options);
 static void start_share(const Projection *rebuild);
 static Projection *find_share(List *shares, const char *name);
@@ -62,7 +71,6 @@ void
 RebuildStart(const Projection *projection, const RebuildOptions *options)
 {
 	Projection	rebuild = *projection;
-	MemoryContext save;
 
 	rebuild.name = rebuild_name(options->parallel);
 	rebuild.is_paused = false;
@@ -78,11 +86,37 @@ RebuildStart(const Projection *projection, const RebuildOptions *options)
 	for (rebuild.share = 0; rebuild.share < rebuild.shares; rebuild.share++)
 		start_share(&rebuild);
 	SuperviseAtCommit();
+	note_asked_for(&rebuild);
+}
 
-	save = MemoryContextSwitchTo(TopMemoryContext);
-	if (!RebuildWasAskedFor(projection->name))
-		asked_for = lappend(asked_for, pstrdup(projection->name));
-	MemoryContextSwitchTo(save);
+static void
+note_asked_for(const Projection *rebuild)
+{
+	AskedFor   *asked = find_asked_for(rebuild->rebuild_of);
+
+	if (asked == NULL)
+	{
+		MemoryContext save = MemoryContextSwitchTo(TopMemoryContext);
+
+		asked = palloc(sizeof(AskedFor));
+		strlcpy(asked->name, rebuild->rebuild_of, NAMEDATALEN);
+		asked_for = lappend(asked_for, asked);
+		MemoryContextSwitchTo(save);
+	}
+	asked->created_at = rebuild->created_at;
+}
+
+static AskedFor *
+find_asked_for(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, asked_for)
+	{
+		if (strcmp(((AskedFor *) lfirst(lc))->name, name) == 0)
+			return lfirst(lc);
+	}
+	return NULL;
 }
 
 static int
@@ -107,18 +141,54 @@ start_share(const Projection *rebuild)
 	ProgressInsert(&share, &progress);
 }
 
-/* Whether this session asked for the rebuild, if there is one. */
+/* Whether there is a rebuild that this session asked for. */
 bool
 RebuildWasAskedFor(const char *name)
 {
+	AskedFor   *asked = find_asked_for(name);
+	List	   *shares = asked ? ProjectionLoadRebuild(name) : NIL;
+
+	return shares != NIL && ((Projection *) linitial(shares))->created_at == asked->created_at;
+}
+
+/*
+ * Has the rebuild of a projection, which the caller has locked, try again at
+ * once where it has failed, and do with errors what it is told, if anything.
+ */
+void
+RebuildTryAgain(const char *name, const char *on_error)
+{
 	ListCell   *lc;
 
-	foreach(lc, asked_for)
+	foreach(lc, ProjectionLoadRebuild(name))
+		ProjectionLockFromWorker(((Projection *) lfirst(lc))->name);
+	/* it may have changed while this waited for the locks */
+	foreach(lc, ProjectionLoadRebuild(name))
 	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
+		Projection *share = lfirst(lc);
+		ProjectionProgress progress;
+
+		if (!ProgressLoad(share->name, &progress))
+			elog(ERROR, "projection \"%s\" has no progress", share->name);
+		if (on_error != NULL)
+		{
+			share->on_error = pstrdup(on_error);
+			ProjectionUpdate(share);
+		}
+		progress.retry_at = 0;
+		progress.failed_at = 0;
+		progress.attempts = 0;
+		ProjectionSaveChange(share, &progress);
 	}
-	return false;
+}
+
+/* A projection that is paused stays as it is: its rebuild waits with the exchange. */
+bool
+RebuildIsHeldUp(const Projection *rebuild)
+{
+	Projection *projection = ProjectionLoad(rebuild->rebuild_of);
+
+	return projection != NULL && projection->is_paused;
 }
 
 /* Gives up the rebuild of a projection, which the caller has locked; false if there is none. */
@@ -291,6 +361,9 @@ RebuildSwap(Projection *rebuild, ProjectionProgress *progress)
 	if (progress->position < live.position)
 		return false;
 
+	CopiesLockForExchange(projection, rebuild->tables);
+	CheckTablesNotShared(projection);
+	CheckTablesNotReferenced(projection);
 	CopiesExchange(projection, rebuild->tables);
 	ParkedDelete(projection->name);
 	ParkedMove(rebuild->name, projection->name);

@@ -22,7 +22,7 @@ AS $$
 		SELECT 3, 'Table ' || shown || ' has dropped columns.'
 		FROM t WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attisdropped)
 		UNION ALL
-		SELECT 4, 'Table ' || shown || ' has rules.' FROM t WHERE relhasrules
+		SELECT 4, 'Table ' || shown || ' has rules.' FROM t WHERE EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = t.oid)
 		UNION ALL
 		SELECT 5, 'Row-level security is forced on table ' || shown || '.' FROM t WHERE relrowsecurity AND relforcerowsecurity
 		UNION ALL
@@ -35,7 +35,9 @@ AS $$
 		UNION ALL
 		SELECT 8, 'Two of the tables have the name ' || quote_ident(relname) || '.' FROM t GROUP BY relname HAVING count(*) > 1
 		UNION ALL
-		SELECT 9, 'Table ' || shown || ' has triggers that fire in a replica only, or constraint triggers.'
+		SELECT 9, 'Table ' || shown || ' is unlogged.' FROM t WHERE relpersistence <> 'p'
+		UNION ALL
+		SELECT 10, 'Table ' || shown || ' has triggers that fire in a replica only, or constraint triggers.'
 		FROM t WHERE EXISTS (
 			SELECT FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND (g.tgenabled = 'R' OR g.tgconstraint <> 0))
 	) o ORDER BY o.n LIMIT 1
@@ -44,14 +46,21 @@ COMMENT ON FUNCTION daybook.rebuild_obstacle(regclass[]) IS
 'why tables cannot be rebuilt beside the live ones; null if they can';
 
 -- The commands that make empty copies of tables, in order, and as whom to run
--- them.  Keys and indexes get the names of the originals.
+-- them.  Keys and indexes get the names of the originals.  Foreign keys to
+-- other tables than these are copied if asked for.
 CREATE FUNCTION daybook.copy_commands(tables regclass[], copies text, foreign_keys boolean) RETURNS TABLE (owner oid, command text)
 LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH t AS (
 		SELECT c.oid, c.relowner, format('%I.%I', s.nspname, c.relname) AS live, format('%I.%I', $2, c.relname) AS copy,
-			u.n, s.nspname, c.relname, c.reltablespace, c.reloptions
+			u.n, s.nspname, c.relname, c.reltablespace, (
+				SELECT string_agg(format('%s%I=%L', o.prefix, o.option_name, o.option_value), ', ') FROM (
+					SELECT '' AS prefix, x.* FROM pg_options_to_table(c.reloptions) x
+					UNION ALL
+					SELECT 'toast.', x.* FROM pg_class h, pg_options_to_table(h.reloptions) x WHERE h.oid = c.reltoastrelid
+				) o
+			) AS options
 		FROM unnest($1) WITH ORDINALITY u (relation, n)
 		JOIN pg_class c ON c.oid = u.relation
 		JOIN pg_namespace s ON s.oid = c.relnamespace
@@ -73,8 +82,8 @@ AS $$
 	)
 	SELECT c.owner, c.command FROM (
 		SELECT 1 AS stage, n, 0::oid AS id, relowner AS owner,
-			format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES)', copy, live)
-			|| coalesce(' WITH (' || (SELECT string_agg(format('%I=%L', o.option_name, o.option_value), ', ') FROM pg_options_to_table(reloptions) o) || ')', '')
+			format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES) USING heap', copy, live)
+			|| coalesce(' WITH (' || options || ')', '')
 			|| coalesce((SELECT format(' TABLESPACE %I', p.spcname) FROM pg_tablespace p WHERE p.oid = reltablespace), '') AS command
 		FROM t
 		UNION ALL
@@ -91,21 +100,25 @@ AS $$
 		UNION ALL
 		SELECT 4, n, indexrelid, relowner,
 			format('ALTER TABLE %s ADD CONSTRAINT %I %s', copy, index, pg_get_constraintdef(key))
-		FROM i WHERE key IS NOT NULL AND index_space IS NULL
+		FROM i WHERE key IS NOT NULL
 		UNION ALL
 		SELECT 4, n, indexrelid, relowner,
-			format('CREATE %sINDEX %I ON %s%s%s', CASE WHEN indisunique THEN 'UNIQUE ' END, index, copy,
-				substr(def, strpos(def, ' ON ' || live || ' USING ') + length(' ON ' || live)), coalesce(' TABLESPACE ' || quote_ident(index_space), ''))
-		FROM i WHERE key IS NULL OR index_space IS NOT NULL
+			format('CREATE %sINDEX %I ON %s%s', CASE WHEN indisunique THEN 'UNIQUE ' END, index, copy,
+				substr(def, strpos(def, ' ON ' || live || ' USING ') + length(' ON ' || live)))
+		FROM i WHERE key IS NULL
 		UNION ALL
-		SELECT 5, t.n, k.oid, t.relowner,
+		SELECT 5, n, indexrelid, relowner, format('ALTER INDEX %I.%I SET TABLESPACE %I', $2, index, index_space)
+		FROM i WHERE index_space IS NOT NULL
+		UNION ALL
+		SELECT 6, t.n, k.oid, t.relowner,
 			format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.copy, k.conname,
 				CASE WHEN r.oid IS NULL THEN pg_get_constraintdef(k.oid)
 				ELSE replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.live || '(', ' REFERENCES ' || r.copy || '(') END)
-		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' AND $3
+		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
 		LEFT JOIN t r ON r.oid = k.confrelid
+		WHERE r.oid IS NOT NULL OR $3
 		UNION ALL
-		SELECT 6, t.n, g.oid, t.relowner,
+		SELECT 7, t.n, g.oid, t.relowner,
 			replace(pg_get_triggerdef(g.oid), ' ON ' || t.live || ' ', ' ON ' || t.copy || ' ')
 		FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
 	) c ORDER BY c.stage, c.n, c.id
@@ -143,8 +156,47 @@ $$;
 COMMENT ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) IS
 'relations that change places when a rebuild is done; null for those without a counterpart';
 
+-- What else of a table was altered since its copy was made: the copy's rows were
+-- stored under other constraints, by other triggers, or in other files.
+CREATE FUNCTION daybook.copy_difference(tables regclass[], copies regclass[]) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH t AS (
+		SELECT u.n, u.live, u.copy, format('%I.%I', ls.nspname, l.relname) AS live_name, format('%I.%I', cs.nspname, c.relname) AS copy_name
+		FROM unnest($1, $2) WITH ORDINALITY u (live, copy, n)
+		JOIN pg_class l ON l.oid = u.live
+		JOIN pg_namespace ls ON ls.oid = l.relnamespace
+		JOIN pg_class c ON c.oid = u.copy
+		JOIN pg_namespace cs ON cs.oid = c.relnamespace
+	), facts AS (
+		SELECT t.n, c.oid = t.copy AS is_copy, 'The storage' AS what, (c.relpersistence, c.relam, c.reltablespace)::text AS fact
+		FROM t JOIN pg_class c ON c.oid IN (t.live, t.copy)
+		UNION ALL
+		SELECT t.n, k.conrelid = t.copy, 'Constraint ' || quote_ident(k.conname),
+			regexp_replace(replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.copy_name || '(', ' REFERENCES ' || r.live_name || '('), ' NOT VALID$', '')
+		FROM t JOIN pg_constraint k ON k.conrelid IN (t.live, t.copy) AND k.contype IN ('c', 'f', 'p', 'u', 'x')
+		LEFT JOIN t f ON f.copy = k.confrelid
+		CROSS JOIN LATERAL (SELECT coalesce(f.copy_name, '') AS copy_name, coalesce(f.live_name, '') AS live_name) r
+		UNION ALL
+		SELECT t.n, g.tgrelid = t.copy, 'Trigger ' || quote_ident(g.tgname),
+			replace(pg_get_triggerdef(g.oid), ' ON ' || t.copy_name || ' ', ' ON ' || t.live_name || ' ')
+		FROM t JOIN pg_trigger g ON g.tgrelid IN (t.live, t.copy) AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+	), differences AS (
+		SELECT n, what FROM (
+			(SELECT n, what, fact FROM facts WHERE is_copy EXCEPT SELECT n, what, fact FROM facts WHERE NOT is_copy)
+			UNION ALL
+			(SELECT n, what, fact FROM facts WHERE NOT is_copy EXCEPT SELECT n, what, fact FROM facts WHERE is_copy)
+		) d
+	)
+	SELECT what || ' of table ' || t.live::text || ' is not what it was.' FROM differences JOIN t USING (n) ORDER BY 1 LIMIT 1
+$$;
+COMMENT ON FUNCTION daybook.copy_difference(regclass[], regclass[]) IS
+'what of tables was altered since their copies were made, besides columns and indexes; null if nothing was';
+
 REVOKE EXECUTE ON FUNCTION daybook.copy_commands(regclass[], text, boolean) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION daybook.copy_difference(regclass[], regclass[]) FROM PUBLIC;
 
 CREATE FUNCTION daybook.rebuild_projection(
 	name text,
