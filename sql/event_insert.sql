@@ -142,7 +142,8 @@ SELECT stream_id, version, type FROM orders WHERE stream_id = 'c' ORDER BY versi
 CREATE FUNCTION tr() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	CASE TG_ARGV[0]
-		WHEN 'data' THEN NEW.data := NEW.data || '{"by": "trigger"}'; NEW.tags := '{tagged}'; NEW.metadata := '{"m": 1}';
+		WHEN 'data' THEN NEW.data := NEW.data || '{"by": "trigger"}'; NEW.metadata := '{"m": 1}';
+		WHEN 'tags' THEN NEW.tags := TG_ARGV[1];
 		WHEN 'drop' THEN IF NEW.type = 'dropped' THEN RETURN NULL; END IF;
 		WHEN 'id' THEN NEW.id := NEW.id + 1;
 		WHEN 'version' THEN NEW.version := NEW.version + 1;
@@ -169,7 +170,9 @@ BEGIN
 	RETURN NEW;
 END $$;
 CREATE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('data');
-INSERT INTO orders (stream_id, type) VALUES ('t', 'T') RETURNING version, data, metadata, tags;
+INSERT INTO orders (stream_id, type) VALUES ('t', 'T') RETURNING version, data, metadata;
+CREATE OR REPLACE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('tags', '{tagged}');
+INSERT INTO orders (stream_id, type) VALUES ('t', 'T') RETURNING version, tags;
 CREATE OR REPLACE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('drop');
 INSERT INTO orders (stream_id, type) VALUES ('t', 'T'), ('t', 'dropped'), ('t', 'T') RETURNING version;
 CREATE OR REPLACE TRIGGER a BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('recorded_by');
@@ -178,7 +181,8 @@ DROP TRIGGER a ON orders;
 
 -- after it they may add to the event or refuse it, not alter what it is
 CREATE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('data');
-INSERT INTO orders (stream_id, type) VALUES ('t', 'T') RETURNING version, data, metadata, tags;
+INSERT INTO orders (stream_id, type, tags) VALUES ('t', 'T', NULL), ('t', 'T', '{}'), ('t', 'T', '{x,y}') RETURNING version, data, metadata, tags;
+SELECT first_version, last_version FROM daybook.append('orders', 't', '[{"type": "T", "tags": ["x", "y"]}, {"type": "T"}]'::jsonb);
 CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('drop');
 INSERT INTO orders (stream_id, type) VALUES ('t', 'T'), ('t', 'dropped'), ('t', 'T'), ('t', 'dropped'), ('t2', 'dropped'), ('t2', 'T') RETURNING stream_id, version;
 INSERT INTO orders (stream_id, type) SELECT 'd-' || i % 2, CASE WHEN i % 5 = 0 THEN 'T' ELSE 'dropped' END FROM generate_series(1, 1000) i;
@@ -195,6 +199,10 @@ CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTIO
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
 CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('type');
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
+-- nor its tags, which conditional appends would not know of
+CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('tags', '{x,z}');
+SELECT attempt(format('INSERT INTO orders (stream_id, type, tags) VALUES (''t'', ''T'', %L)', tags)) FROM (VALUES (NULL), ('{}'), ('{x,y}'), ('{x,z}')) v (tags);
+SELECT attempt($$SELECT daybook.append('orders', 't', '{"type": "T", "tags": ["x"]}'::jsonb)$$);
 
 -- triggers that append, to another table or the same, or that catch an error
 CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('append');

@@ -144,9 +144,8 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 	if (!IS_NULL(event, EVENT_TAGS))
 		LockEventTags(RelationGetRelid(rel), DatumGetArrayTypeP(VALUE(event, EVENT_TAGS)));
 	complete_event(event);
-	EventTicketIssue(rel, depth, stream_id, DatumGetInt64(VALUE(event, EVENT_ID)), version,
-					 version == last_version + 1, DatumGetTimestampTz(VALUE(event, EVENT_RECORDED_AT)),
-					 DatumGetTextPP(VALUE(event, EVENT_RECORDED_BY)), locked);
+	EventTicketIssue(rel, depth, event->values, event->nulls, version == last_version + 1,
+					 locked);
 	WakeDatabaseWorkerAtCommit();
 	return true;
 }

@@ -114,9 +114,8 @@ extern void EventTicketsSettle(void);
 extern void EventTicketSetPinned(uint64 stream_hash, bool pinned);
 extern bool EventTicketLockStream(uint64 stream_hash, bool wait);
 extern void EventTicketsLapse(int depth);
-extern void EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id,
-							 int64 version, bool is_last, TimestampTz recorded_at,
-							 text *recorded_by, bool locked);
+extern void EventTicketIssue(Relation rel, int depth, const Datum *values,
+							 const bool *nulls, bool is_last, bool locked);
 extern void EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative);
 extern void EventTicketComplete(Relation rel, TupleTableSlot *slot, bool succeeded);
 extern void EventTicketsVoid(SubTransactionId subid);

@@ -49,6 +49,8 @@ typedef struct EventTicket
 	TimestampTz recorded_at;
 	StringInfoData stream_id;	/* buffers stay with their places and are reused */
 	StringInfoData recorded_by;
+	StringInfoData tags;
+	bool		has_tags;
 } EventTicket;
 
 static EventTicket *tickets = NULL;
@@ -59,12 +61,13 @@ static EventTicket *add_ticket(void);
 static void make_room(void);
 static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
-static void store_text(StringInfo buffer, text *value);
+static void store_text(StringInfo buffer, Datum value);
 static EventTicket *find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed);
 static void forget_stream_of(Relation rel, TupleTableSlot *slot);
 static text *stream_of(TupleTableSlot *slot);
-static bool same_text(TupleTableSlot *slot, int attnum, StringInfo expected);
 static bool matches(EventTicket *ticket, TupleTableSlot *slot);
+static bool same_text(TupleTableSlot *slot, int attnum, StringInfo expected);
+static bool same_tags(EventTicket *ticket, TupleTableSlot *slot);
 
 /* Lets go of the streams whose rows are in. */
 void
@@ -192,25 +195,31 @@ EventTicketLockStream(uint64 stream_hash, bool wait)
  * locked for it, the ticket is already there.
  */
 void
-EventTicketIssue(Relation rel, int depth, text *stream_id, int64 id, int64 version,
-				 bool is_last, TimestampTz recorded_at, text *recorded_by, bool locked)
+EventTicketIssue(Relation rel, int depth, const Datum *values, const bool *nulls,
+				 bool is_last, bool locked)
 {
 	EventTicket *ticket = locked ? &tickets[ticket_count - 1] : add_ticket();
 
 	ticket->relid = RelationGetRelid(rel);
 	ticket->depth = depth;
-	ticket->id = id;
-	ticket->version = version;
+	ticket->id = DatumGetInt64(values[EVENT_ID - 1]);
+	ticket->version = DatumGetInt64(values[EVENT_VERSION - 1]);
 	ticket->is_last = is_last;
-	ticket->recorded_at = recorded_at;
-	store_text(&ticket->stream_id, stream_id);
-	store_text(&ticket->recorded_by, recorded_by);
+	ticket->recorded_at = DatumGetTimestampTz(values[EVENT_RECORDED_AT - 1]);
+	store_text(&ticket->stream_id, values[EVENT_STREAM_ID - 1]);
+	store_text(&ticket->recorded_by, values[EVENT_RECORDED_BY - 1]);
+	ticket->has_tags = !nulls[EVENT_TAGS - 1];
+	if (ticket->has_tags)
+		store_text(&ticket->tags, values[EVENT_TAGS - 1]);
 	ticket->redeemed = false;
 }
 
+/* Keeps the bytes of a text, or of another value of variable length. */
 static void
-store_text(StringInfo buffer, text *value)
+store_text(StringInfo buffer, Datum value)
 {
+	text	   *bytes = DatumGetTextPP(value);
+
 	if (buffer->data == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -219,7 +228,7 @@ store_text(StringInfo buffer, text *value)
 		MemoryContextSwitchTo(old);
 	}
 	resetStringInfo(buffer);
-	appendBinaryStringInfo(buffer, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	appendBinaryStringInfo(buffer, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
 }
 
 /* Called by the access method for each row of a typed table. */
@@ -243,8 +252,8 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative)
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row for event table \"%s\" is not as its version trigger made it",
 						RelationGetRelationName(rel)),
-				 errdetail("Another trigger has changed its id, stream, version or origin."),
-				 errhint("A trigger on an event table may add to a new event's data, or refuse it.")));
+				 errdetail("Another trigger has changed its id, stream, version, tags or origin."),
+				 errhint("A trigger that comes after \"" EVENT_TRIGGER_NAME "\" by name may add to data and metadata, or refuse the event; set tags in one that comes before.")));
 	if (table->is_event_table)
 		forget_stream_of(rel, slot);
 }
@@ -309,7 +318,8 @@ matches(EventTicket *ticket, TupleTableSlot *slot)
 		DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &null_time)) == ticket->recorded_at &&
 		!null_time &&
 		same_text(slot, EVENT_STREAM_ID, &ticket->stream_id) &&
-		same_text(slot, EVENT_RECORDED_BY, &ticket->recorded_by);
+		same_text(slot, EVENT_RECORDED_BY, &ticket->recorded_by) &&
+		same_tags(ticket, slot);
 }
 
 static bool
@@ -324,6 +334,18 @@ same_text(TupleTableSlot *slot, int attnum, StringInfo expected)
 	found = DatumGetTextPP(value);
 	return VARSIZE_ANY_EXHDR(found) == expected->len &&
 		memcmp(VARDATA_ANY(found), expected->data, expected->len) == 0;
+}
+
+/*
+ * Tags are locked before the id is taken, so that ids rise in the order of
+ * these locks: for what is new among them it would be too late.
+ */
+static bool
+same_tags(EventTicket *ticket, TupleTableSlot *slot)
+{
+	if (!ticket->has_tags)
+		return slot_attisnull(slot, EVENT_TAGS);
+	return same_text(slot, EVENT_TAGS, &ticket->tags);
 }
 
 /*
