@@ -65,6 +65,11 @@ SELECT attempt($$INSERT INTO orders (stream_id) VALUES ('a')$$);
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('', 'T')$$);
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('a', '')$$);
 SELECT attempt($$INSERT INTO orders (stream_id, type, data) VALUES ('a', 'T', NULL)$$);
+SELECT attempt($$INSERT INTO orders (stream_id, type, schema_version) VALUES ('a', 'T', 0)$$);
+SELECT attempt($$INSERT INTO orders (stream_id, type, schema_version) VALUES ('new', 'T', 1), ('a', 'T', -1)$$);
+SET daybook.restore = on;
+SELECT attempt($$INSERT INTO orders (stream_id, type, schema_version) VALUES ('a', 'T', 0)$$);
+RESET daybook.restore;
 INSERT INTO orders (stream_id, type, schema_version, event_id, tags, data) VALUES ('nulls', 'T', NULL, NULL, NULL, 'null')
 RETURNING version, schema_version, event_id IS NOT NULL AS has_event_id, tags, data;
 INSERT INTO orders (stream_id, type, schema_version, tags, data, metadata) VALUES ('full', 'T', 3, '{x,y}', '[1, 2]', '{"why": "test"}')
@@ -150,7 +155,8 @@ BEGIN
 		WHEN 'stream' THEN NEW.stream_id := 'elsewhere';
 		WHEN 'recorded_by' THEN NEW.recorded_by := 'nobody';
 		WHEN 'recorded_at' THEN NEW.recorded_at := '2001-01-01';
-		WHEN 'type' THEN NEW.type := NULL;
+		WHEN 'type' THEN NEW.type := TG_ARGV[1];
+		WHEN 'schema_version' THEN NEW.schema_version := 0;
 		WHEN 'event_id' THEN NEW.event_id := '44444444-4444-4444-4444-444444444444';
 		WHEN 'append' THEN INSERT INTO other (stream_id, type) VALUES ('copy-' || NEW.stream_id, NEW.type), ('copy-' || NEW.stream_id, NEW.type);
 		WHEN 'recurse' THEN IF NEW.type <> 'inner' THEN INSERT INTO orders (stream_id, type) VALUES (NEW.stream_id, 'inner'); END IF;
@@ -199,6 +205,11 @@ CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTIO
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
 CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('type');
 SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
+CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('type', '');
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
+CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('schema_version');
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('t', 'T')$$);
+SELECT attempt($$SELECT daybook.append('orders', 't', '[{"type": "T"}, {"type": "T"}]'::jsonb)$$);
 -- nor its tags, which conditional appends would not know of
 CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('tags', '{x,z}');
 SELECT attempt(format('INSERT INTO orders (stream_id, type, tags) VALUES (''t'', ''T'', %L)', tags)) FROM (VALUES (NULL), ('{}'), ('{x,y}'), ('{x,z}')) v (tags);

@@ -53,6 +53,7 @@ static const EventTable *require_appendable(Relation rel);
 static bool make_event(NewEvent *event, const EventTable *table, int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
+static void refuse_empty(Relation rel);
 static void check_restored_id(NewEvent *event);
 static void refuse_given(NewEvent *event, int column, const char *name);
 static bool number_event(NewEvent *event, int64 last_version, Oid stream_index,
@@ -216,13 +217,9 @@ check_columns(NewEvent *event)
 				 errmsg("null value in column \"stream_id\" of event table \"%s\"",
 						RelationGetRelationName(event->rel)),
 				 errtablecol(event->rel, EVENT_STREAM_ID)));
-	if (VARSIZE_ANY_EXHDR(DatumGetTextPP(VALUE(event, EVENT_STREAM_ID))) == 0 ||
-		(!IS_NULL(event, EVENT_TYPE) &&
-		 VARSIZE_ANY_EXHDR(DatumGetTextPP(VALUE(event, EVENT_TYPE))) == 0))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stream_id and type of an event must not be empty"),
-				 errtable(event->rel)));
+	if (VARSIZE_ANY_EXHDR(DatumGetTextPP(VALUE(event, EVENT_STREAM_ID))) == 0)
+		refuse_empty(event->rel);
+	CheckEventType(event->rel, event->values, event->nulls);
 	if (event->restoring)
 	{
 		/* another database's numbers, in the order of its commits: ours are given here */
@@ -234,6 +231,39 @@ check_columns(NewEvent *event)
 	refuse_given(event, EVENT_ID, "id");
 	refuse_given(event, EVENT_RECORDED_AT, "recorded_at");
 	refuse_given(event, EVENT_RECORDED_BY, "recorded_by");
+}
+
+/*
+ * Refuses a type and a schema version that readers could make nothing of.
+ * Another trigger may change them once more, so it is called again for the
+ * row that is about to be stored.
+ */
+void
+CheckEventType(Relation rel, const Datum *values, const bool *nulls)
+{
+	int32		schema_version;
+
+	if (!nulls[EVENT_TYPE - 1] &&
+		VARSIZE_ANY_EXHDR(DatumGetTextPP(values[EVENT_TYPE - 1])) == 0)
+		refuse_empty(rel);
+	if (nulls[EVENT_SCHEMA_VERSION - 1])
+		return;
+	schema_version = DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]);
+	if (schema_version < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("schema_version of an event must be 1 or more"),
+				 errdetail("The schema_version given is %d.", schema_version),
+				 errtablecol(rel, EVENT_SCHEMA_VERSION)));
+}
+
+static void
+refuse_empty(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("stream_id and type of an event must not be empty"),
+			 errtable(rel)));
 }
 
 static void

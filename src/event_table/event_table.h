@@ -137,6 +137,7 @@ extern void MakeEventId(unsigned char *uuid, TimestampTz now);
 /* event_insert.c */
 extern void AppendCallbacksInit(void);
 extern void MakeEventRow(Relation rel, TupleTableSlot *slot);
+extern void CheckEventType(Relation rel, const Datum *values, const bool *nulls);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
 											  int64 actual);
 

@@ -240,6 +240,8 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative)
 
 	if (ticket)
 	{
+		slot_getallattrs(slot);
+		CheckEventType(rel, slot->tts_values, slot->tts_isnull);
 		ticket->redeemed = true;
 		StreamTailConfirm(rel, stream_of(slot), ticket->version, ticket->is_last,
 						  speculative);
