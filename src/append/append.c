@@ -159,7 +159,7 @@ append(FunctionCallInfo fcinfo, const AppendEvent *events, int count, int64 expe
 		check_expected(rel, events->stream_id, expected, last_version);
 		WriteEvents(rel, events, count, &result);
 	}
-	StreamTailUnpin(&pin, result.duplicate);
+	StreamTailUnpin(&pin);
 	table_close(rel, NoLock);
 	return AppendResultDatum(fcinfo, &result);
 }

@@ -74,7 +74,7 @@ daybook_append_if(PG_FUNCTION_ARGS)
 		WriteEvents(rel, events, count, &result);
 	}
 	for (int i = 0; i < npins; i++)
-		StreamTailUnpin(&pins[i], result.duplicate);
+		StreamTailUnpin(&pins[i]);
 	table_close(rel, NoLock);
 	return AppendResultDatum(fcinfo, &result);
 }

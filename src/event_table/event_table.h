@@ -73,11 +73,12 @@ typedef struct StreamPin
 	uint64		hash;
 	Oid			relid;
 	text	   *stream_id;
+	int64		version;		/* the stream's last one, when it was pinned */
 } StreamPin;
 
 extern int64 StreamTailPin(Relation rel, const EventTable *table, text *stream_id,
 						   StreamPin *pin);
-extern void StreamTailUnpin(const StreamPin *pin, bool unused);
+extern void StreamTailUnpin(const StreamPin *pin);
 extern void StreamTailConfirm(Relation rel, text *stream_id, int64 version,
 							  bool is_last, bool speculative);
 extern void StreamTailForget(Relation rel, text *stream_id);

@@ -249,6 +249,7 @@ StreamTailPin(Relation rel, const EventTable *table, text *stream_id, StreamPin 
 	pin->hash = key.hash;
 	pin->relid = key.relid;
 	pin->stream_id = stream_id;
+	pin->version = version;
 	if (pin->locked)
 	{
 		EventTicketSetPinned(key.hash, true);
@@ -258,17 +259,26 @@ StreamTailPin(Relation rel, const EventTable *table, text *stream_id, StreamPin 
 }
 
 /*
- * unused: no row was written.  If the pin has the lock, the tail need not be
- * this transaction's and must not be remembered without it.
+ * If the pin has the lock, the tail need not be this transaction's and must
+ * not be remembered without it, unless a row of ours has moved it: events that
+ * stood there already were not written, others a trigger may have sent to
+ * another stream.
  */
 void
-StreamTailUnpin(const StreamPin *pin, bool unused)
+StreamTailUnpin(const StreamPin *pin)
 {
+	StreamKey	key;
+	StreamEntry *entry;
+
 	if (!pin->locked)
 		return;
 	EventTicketSetPinned(pin->hash, false);
-	if (unused)
-		forget(make_key(pin->relid, pin->stream_id));
+	key.hash = pin->hash;
+	key.relid = pin->relid;
+	key.stream_id = pin->stream_id;
+	entry = find_remembered(key);
+	if (entry && entry->version == pin->version)
+		forget(key);
 }
 
 /* Waits for the transaction whose row the probe met. */
