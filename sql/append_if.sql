@@ -61,6 +61,10 @@ RESET enable_seqscan;
 -- idempotency comes before the condition
 SELECT dcb_append('{"stream_id": "i-1", "type": "T", "tags": ["i"], "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40001"}', '{"tags": ["i"]}');
 SELECT dcb_append('{"stream_id": "i-1", "type": "T", "tags": ["i"], "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40001"}', '{"tags": ["i"]}');
+-- an event_id counts within its stream, so one call may give it to events of two
+SELECT dcb_append('[{"stream_id": "i-2", "type": "T", "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40002"}, {"stream_id": "i-3", "type": "T", "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40002"}]', '{"tags": ["i2"]}')
+FROM generate_series(1, 2);
+SELECT dcb_append('[{"stream_id": "i-4", "type": "T", "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40002"}, {"stream_id": "i-5", "type": "T"}, {"stream_id": "i-4", "type": "T", "event_id": "5d9c3f0a-7b9e-4b53-9d3c-5a7b4ad40002"}]', '{"tags": ["i2"]}');
 
 -- what this transaction has appended counts
 BEGIN;

@@ -191,6 +191,16 @@ check_expected(Relation rel, text *stream_id, int64 expected, int64 actual)
 	ReportVersionConflict(rel, stream_id, expected, actual);
 }
 
+/* Some order of streams, the same for all. */
+int
+CompareStreams(const text *a, const text *b)
+{
+	int			order = memcmp(VARDATA_ANY(a), VARDATA_ANY(b),
+							   Min(VARSIZE_ANY_EXHDR(a), VARSIZE_ANY_EXHDR(b)));
+
+	return order != 0 ? order : (int) VARSIZE_ANY_EXHDR(a) - (int) VARSIZE_ANY_EXHDR(b);
+}
+
 Datum
 AppendResultDatum(FunctionCallInfo fcinfo, const AppendResult *result)
 {

@@ -54,6 +54,7 @@ extern void WriteEvents(Relation rel, const AppendEvent *events, int count,
 
 /* append.c */
 extern Relation OpenForAppend(Oid relid, LOCKMODE lockmode);
+extern int	CompareStreams(const text *a, const text *b);
 extern Datum AppendResultDatum(FunctionCallInfo fcinfo, const AppendResult *result);
 
 #endif							/* DAYBOOK_APPEND_H */

@@ -27,7 +27,7 @@ typedef struct FoundEvent
 } FoundEvent;
 
 static void refuse_repeated(const AppendEvent *events, int count);
-static int	compare_event_ids(const void *a, const void *b);
+static int	compare_ids_in_streams(const void *a, const void *b);
 static FoundEvent find_event(Relation rel, const EventTable *table, text *stream_id,
 							 const pg_uuid_t *event_id);
 static char *uuid_to_cstring(const pg_uuid_t *uuid);
@@ -84,30 +84,34 @@ FindDuplicate(Relation rel, const EventTable *table,
 	return true;
 }
 
-/* An id must not come twice in one call. */
+/* An id must not come twice in one call, unless the streams differ. */
 static void
 refuse_repeated(const AppendEvent *events, int count)
 {
-	const pg_uuid_t **ids = palloc(count * sizeof(pg_uuid_t *));
-	int			given = 0;
+	const AppendEvent **given = palloc(count * sizeof(AppendEvent *));
+	int			ngiven = 0;
 
 	for (int i = 0; i < count; i++)
 		if (events[i].event_id)
-			ids[given++] = events[i].event_id;
-	qsort(ids, given, sizeof(pg_uuid_t *), compare_event_ids);
-	for (int i = 1; i < given; i++)
-		if (compare_event_ids(&ids[i - 1], &ids[i]) == 0)
+			given[ngiven++] = &events[i];
+	qsort(given, ngiven, sizeof(AppendEvent *), compare_ids_in_streams);
+	for (int i = 1; i < ngiven; i++)
+		if (compare_ids_in_streams(&given[i - 1], &given[i]) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNIQUE_VIOLATION),
 					 errmsg("two events of the call have the same event_id"),
-					 errdetail("The event_id is %s.", uuid_to_cstring(ids[i]))));
-	pfree(ids);
+					 errdetail("The event_id is %s.", uuid_to_cstring(given[i]->event_id))));
+	pfree(given);
 }
 
 static int
-compare_event_ids(const void *a, const void *b)
+compare_ids_in_streams(const void *a, const void *b)
 {
-	return memcmp(*(pg_uuid_t *const *) a, *(pg_uuid_t *const *) b, UUID_LEN);
+	const AppendEvent *x = *(const AppendEvent *const *) a;
+	const AppendEvent *y = *(const AppendEvent *const *) b;
+	int			order = memcmp(x->event_id, y->event_id, UUID_LEN);
+
+	return order != 0 ? order : CompareStreams(x->stream_id, y->stream_id);
 }
 
 /*

@@ -155,12 +155,7 @@ pin_streams(Relation rel, const AppendEvent *events,
 static int
 compare_streams(const void *a, const void *b)
 {
-	text	   *x = *(text *const *) a;
-	text	   *y = *(text *const *) b;
-	int			order = memcmp(VARDATA_ANY(x), VARDATA_ANY(y),
-							   Min(VARSIZE_ANY_EXHDR(x), VARSIZE_ANY_EXHDR(y)));
-
-	return order != 0 ? order : (int) VARSIZE_ANY_EXHDR(x) - (int) VARSIZE_ANY_EXHDR(y);
+	return CompareStreams(*(text *const *) a, *(text *const *) b);
 }
 
 static void
