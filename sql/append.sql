@@ -167,6 +167,33 @@ SELECT app_append('a-11', '{"type": "Five"}');
 DROP TRIGGER zz_skip ON app_orders;
 SELECT app_append('a-11', '{"type": "Three"}', 2);
 
+-- defaults of the table's columns stand in for what is left out, as for INSERT
+CREATE FUNCTION app_count_events() RETURNS int LANGUAGE sql VOLATILE AS $$ SELECT count(*)::int FROM app_orders WHERE stream_id LIKE 'a-15%' $$;
+ALTER TABLE app_orders ALTER data SET DEFAULT '{"default": true}', ALTER metadata SET DEFAULT jsonb_build_object('by', session_user = current_user),
+	ALTER schema_version SET DEFAULT 2, ALTER tags SET DEFAULT ARRAY['d1', 'd2'];
+INSERT INTO app_orders (stream_id, type) VALUES ('a-15', 'Inserted');
+SELECT app_append('a-15', '[{"type": "Bare"}, {"type": "Given", "data": null, "metadata": {"m": 1}, "schema_version": 1, "tags": []}, {"type": "Nulls", "metadata": null, "schema_version": null, "tags": null}]');
+SELECT last_version FROM daybook.append('app_orders', 'a-15', 'Columns', NULL::jsonb);
+SELECT version, type, schema_version, data, metadata, tags FROM app_orders WHERE stream_id = 'a-15' ORDER BY version;
+-- the session's metadata goes under them; one that calls a function sees the rows before its own
+SET daybook.metadata = '{"actor": "alice"}';
+ALTER TABLE app_orders ALTER schema_version SET DEFAULT app_count_events(), ALTER data DROP DEFAULT, ALTER tags SET DEFAULT NULL;
+SELECT app_append('a-15b', '[{"type": "T"}, {"type": "T"}]');
+INSERT INTO app_orders (stream_id, type, data) VALUES ('a-15b', 'T', '{}'), ('a-15b', 'T', '{}');
+RESET daybook.metadata;
+SELECT version, schema_version, data, metadata, tags FROM app_orders WHERE stream_id = 'a-15b' ORDER BY version;
+-- ids that come from a default are as good as given ones
+ALTER TABLE app_orders ALTER schema_version SET DEFAULT 1, ALTER data SET DEFAULT '{}', ALTER metadata DROP DEFAULT, ALTER tags DROP DEFAULT,
+	ALTER event_id SET DEFAULT '0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c051';
+SELECT app_append('a-15c', '{"type": "T"}');
+SELECT app_append('a-15c', '{"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c051"}');
+SELECT split_part(app_append('a-15c', '{"type": "T"}'), ' / ', 1) AS again;
+-- what a default gives is checked
+ALTER TABLE app_orders ALTER event_id DROP DEFAULT, ALTER schema_version SET DEFAULT 0;
+SELECT app_append('a-15d', '{"type": "T"}');
+ALTER TABLE app_orders ALTER schema_version SET DEFAULT 1;
+DROP FUNCTION app_count_events;
+
 -- many events are stored several at a time, as many as fit and a trigger lets
 CREATE TRIGGER app_after_row AFTER INSERT ON app_orders FOR EACH ROW EXECUTE FUNCTION app_note();
 TRUNCATE app_log;

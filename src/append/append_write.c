@@ -20,7 +20,9 @@
 #include "event_table/insert_indexes.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -35,18 +37,25 @@ typedef struct EventWriter
 	ResultRelInfo *target;
 	TransitionCaptureState *transition;
 	bool		calls_triggers; /* before rows are stored */
+	bool		has_defaults;	/* of the user's */
 	int			room;			/* 1: each row is stored by itself */
 	int			waiting;
 	Size		waiting_bytes;
 	TupleTableSlot *slots[MAX_WAITING_ROWS];
+	ExprState  *defaults[EVENT_NATTS];	/* NULL: none, or not needed */
 } EventWriter;
 
-static bool any_event_id(const AppendEvent *events, int count);
+static bool any_gives(const AppendEvent *events, int count, int column, bool given);
+static bool gives(const AppendEvent *event, int column);
 static ResultRelInfo *begin_insert(EState *estate, Relation rel, bool event_ids);
+static void prepare_defaults(EventWriter *writer, Relation rel, uint16 columns,
+							 const AppendEvent *events, int count);
 static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
 static bool same_stream(const AppendEvent *a, const AppendEvent *b);
 static void call_triggers(EventWriter *writer, TupleTableSlot *slot);
 static void fill_slot(TupleTableSlot *slot, const AppendEvent *event);
+static void fill_in_defaults(EventWriter *writer, TupleTableSlot *slot,
+							 const AppendEvent *event);
 static void note_event(AppendResult *result, TupleTableSlot *slot, bool first);
 static void store_rows(EventWriter *writer);
 static void finish_row(EventWriter *writer, TupleTableSlot *slot);
@@ -58,14 +67,17 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 {
 	EState	   *estate = CreateExecutorState();
 	EventWriter writer = {.estate = estate};
+	uint16		own_defaults = RequireVersionTrigger(rel)->own_defaults;
 
-	RequireVersionTrigger(rel);
-	writer.target = begin_insert(estate, rel, any_event_id(events, count));
+	writer.target = begin_insert(estate, rel, any_gives(events, count, EVENT_EVENT_ID, true) ||
+								 (own_defaults & EVENT_COLUMN_BIT(EVENT_EVENT_ID)) != 0);
 	AfterTriggerBeginQuery();
 	writer.transition = MakeTransitionCaptureState(writer.target->ri_TrigDesc,
 												   RelationGetRelid(rel), CMD_INSERT);
 	writer.calls_triggers = !OnlyVersionTriggerSeesRows(writer.target->ri_TrigDesc);
 	writer.room = writer.calls_triggers ? 1 : Min(count, MAX_WAITING_ROWS);
+	if (own_defaults != 0)
+		prepare_defaults(&writer, rel, own_defaults, events, count);
 	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
 	{
@@ -85,13 +97,35 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	FreeExecutorState(estate);
 }
 
+/* Does any of the events give the column, or leave it out? */
 static bool
-any_event_id(const AppendEvent *events, int count)
+any_gives(const AppendEvent *events, int count, int column, bool given)
 {
 	for (int i = 0; i < count; i++)
-		if (events[i].event_id)
+		if (gives(&events[i], column) == given)
 			return true;
 	return false;
+}
+
+/* Columns that are not the caller's to leave out count as given. */
+static bool
+gives(const AppendEvent *event, int column)
+{
+	switch (column)
+	{
+		case EVENT_SCHEMA_VERSION:
+			return event->schema_version > 0;
+		case EVENT_EVENT_ID:
+			return event->event_id != NULL;
+		case EVENT_DATA:
+			return event->data != NULL;
+		case EVENT_METADATA:
+			return event->metadata != NULL;
+		case EVENT_TAGS:
+			return event->tags != NULL;
+		default:
+			return true;
+	}
 }
 
 /* event_ids: some of the rows may have ids that the caller gave. */
@@ -128,6 +162,29 @@ begin_insert(EState *estate, Relation rel, bool event_ids)
 }
 
 /*
+ * Makes those of the columns' defaults ready that some event needs.  Code of
+ * the user's may want to see the rows before its own, as in INSERT.
+ */
+static void
+prepare_defaults(EventWriter *writer, Relation rel, uint16 columns,
+				 const AppendEvent *events, int count)
+{
+	for (int column = 1; column <= EVENT_NATTS; column++)
+	{
+		Node	   *expr;
+
+		if ((columns & EVENT_COLUMN_BIT(column)) == 0 ||
+			!any_gives(events, count, column, false))
+			continue;
+		expr = build_column_default(rel, column);
+		if (contain_volatile_functions_not_nextval(expr))
+			writer->room = 1;
+		writer->defaults[column - 1] = ExecPrepareExpr((Expr *) expr, writer->estate);
+		writer->has_defaults = true;
+	}
+}
+
+/*
  * Sets the columns of an empty slot.  What is left out is filled by the
  * version trigger, or stays NULL.
  */
@@ -156,6 +213,18 @@ fill_slot(TupleTableSlot *slot, const AppendEvent *event)
 #undef GIVE
 }
 
+/* In place of what the event leaves out, where the table has defaults of the user's. */
+static void
+fill_in_defaults(EventWriter *writer, TupleTableSlot *slot, const AppendEvent *event)
+{
+	ExprContext *context = GetPerTupleExprContext(writer->estate);
+
+	for (int i = 0; i < EVENT_NATTS; i++)
+		if (writer->defaults[i] && !gives(event, i + 1))
+			slot->tts_values[i] = ExecEvalExprSwitchContext(writer->defaults[i], context,
+															&slot->tts_isnull[i]);
+}
+
 /* Makes the event's row, up to where INSERT would store it. */
 static TupleTableSlot *
 prepare_row(EventWriter *writer, const AppendEvent *event)
@@ -169,6 +238,8 @@ prepare_row(EventWriter *writer, const AppendEvent *event)
 								   table_slot_callbacks(rel));
 	ResetPerTupleExprContext(writer->estate);
 	fill_slot(slot, event);
+	if (writer->has_defaults)
+		fill_in_defaults(writer, slot, event);
 	if (writer->calls_triggers)
 		call_triggers(writer, slot);
 	else

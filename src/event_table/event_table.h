@@ -42,7 +42,10 @@ typedef struct EventTable
 	Oid			id_index;		/* unique (id) */
 	Oid			stream_index;	/* unique (stream_id, version) */
 	Oid			event_id_index; /* unique (event_id, stream_id), partial */
+	uint16		own_defaults;	/* bits of columns whose default the user has set */
 } EventTable;
+
+#define EVENT_COLUMN_BIT(column)	(1 << (column))
 
 typedef enum EventKey
 {
@@ -55,7 +58,7 @@ typedef enum EventKey
 extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
-extern void RequireVersionTrigger(Relation rel);
+extern const EventTable *RequireVersionTrigger(Relation rel);
 extern bool EventTableIsLogged(Relation rel);
 
 /* guard.c */

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -32,6 +33,8 @@ static void make_cache(void);
 static void forget_table(Datum arg, Oid relid);
 static void fill_entry(EventTable *entry, Relation rel);
 static bool has_event_trigger(Relation rel);
+static void note_defaults(EventTable *entry, Relation rel);
+static bool is_usual_default(const AttrDefault *column_default);
 static void note_index(EventTable *entry, Oid index_oid);
 static bool has_plain_keys(HeapTuple index);
 static bool holds_given_event_ids(HeapTuple index);
@@ -102,15 +105,18 @@ RequireEventTable(Relation rel)
 }
 
 /* RequireEventTable(), with an error for a table that is just being restored. */
-void
+const EventTable *
 RequireVersionTrigger(Relation rel)
 {
-	if (!RequireEventTable(rel)->has_trigger)
+	const EventTable *table = RequireEventTable(rel);
+
+	if (!table->has_trigger)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("event table \"%s\" lacks its version trigger",
 						RelationGetRelationName(rel)),
 				 errhint("Restore it with its triggers.")));
+	return table;
 }
 
 static void
@@ -156,6 +162,7 @@ fill_entry(EventTable *entry, Relation rel)
 	if (!entry->is_event_table)
 		return;
 	entry->has_trigger = has_event_trigger(rel);
+	note_defaults(entry, rel);
 	indexes = RelationGetIndexList(rel);
 	foreach(lc, indexes)
 		note_index(entry, lfirst_oid(lc));
@@ -171,6 +178,45 @@ has_event_trigger(Relation rel)
 		if (rel->trigdesc->triggers[i].tgfoid == function)
 			return true;
 	return false;
+}
+
+/*
+ * Notes the defaults that append() has to evaluate.  It knows those that an
+ * event table is made with.
+ */
+static void
+note_defaults(EventTable *entry, Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	for (int i = 0; constr && i < constr->num_defval; i++)
+	{
+		int			column = constr->defval[i].adnum;
+
+		if (TupleDescAttr(RelationGetDescr(rel), column - 1)->attgenerated == '\0' &&
+			!is_usual_default(&constr->defval[i]))
+			entry->own_defaults |= EVENT_COLUMN_BIT(column);
+	}
+}
+
+static bool
+is_usual_default(const AttrDefault *column_default)
+{
+	Const	   *value = stringToNode(column_default->adbin);
+	Jsonb	   *data;
+
+	if (!IsA(value, Const) || value->constisnull)
+		return false;
+	switch (column_default->adnum)
+	{
+		case EVENT_SCHEMA_VERSION:
+			return DatumGetInt32(value->constvalue) == 1;
+		case EVENT_DATA:
+			data = DatumGetJsonbP(value->constvalue);
+			return JB_ROOT_IS_OBJECT(data) && JB_ROOT_COUNT(data) == 0;
+		default:
+			return false;
+	}
 }
 
 static void
