@@ -231,6 +231,23 @@ CREATE OR REPLACE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTIO
 INSERT INTO orders (stream_id, type) VALUES ('n', 'T'), ('n', 'T') RETURNING version;
 SELECT first_version, last_version FROM daybook.append('orders', 'n', '[{"type": "T"}, {"type": "T"}]'::jsonb);
 DROP TRIGGER z ON orders;
+-- so must not what is evaluated before the row is stored
+CREATE FUNCTION append_elsewhere(type text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	IF type = 'nested' THEN
+		INSERT INTO ins.orders (stream_id, type) VALUES ('n-checked', 'inner');
+	END IF;
+	RETURN true;
+END $$;
+ALTER TABLE orders ADD CONSTRAINT appends CHECK (append_elsewhere(type)) NOT VALID;
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('n', 'nested')$$);
+SELECT attempt($$SELECT daybook.append('orders', 'n', 'nested', '{}'::jsonb)$$);
+ALTER TABLE orders DROP CONSTRAINT appends;
+CREATE TRIGGER z BEFORE INSERT ON orders FOR EACH ROW WHEN (append_elsewhere(NEW.type)) EXECUTE FUNCTION tr('data');
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('n', 'nested')$$);
+INSERT INTO orders (stream_id, type) VALUES ('n', 'T') RETURNING data;
+DROP TRIGGER z ON orders;
+DROP FUNCTION append_elsewhere;
 CREATE TRIGGER z AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tr('recurse');
 INSERT INTO orders (stream_id, type) VALUES ('n', 'T'), ('n', 'T') RETURNING version;
 DROP TRIGGER z ON orders;

@@ -57,12 +57,16 @@ static EventTicket *tickets = NULL;
 static int	ticket_count = 0;
 static int	ticket_room = 0;
 
+/* The last row whose ticket lapsed while it may have been on its way. */
+static int64 lapsed_id = 0;
+
 static EventTicket *add_ticket(void);
 static void make_room(void);
 static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
 static void store_text(StringInfo buffer, Datum value);
 static EventTicket *find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed);
+pg_noreturn static void refuse_row(Relation rel, TupleTableSlot *slot);
 static void forget_stream_of(Relation rel, TupleTableSlot *slot);
 static text *stream_of(TupleTableSlot *slot);
 static bool matches(EventTicket *ticket, TupleTableSlot *slot);
@@ -86,8 +90,11 @@ void
 EventTicketsLapse(int depth)
 {
 	for (int i = 0; i < ticket_count; i++)
-		if (tickets[i].depth >= depth)
+		if (tickets[i].depth >= depth && !tickets[i].redeemed)
+		{
 			tickets[i].redeemed = true;
+			lapsed_id = tickets[i].id;
+		}
 }
 
 /* Keeps a stream's lock, which this transaction holds, until it is unpinned. */
@@ -250,14 +257,35 @@ EventTicketRedeem(Relation rel, TupleTableSlot *slot, bool speculative)
 
 	table = LookUpEventTable(rel);
 	if (table->is_event_table && table->has_trigger)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("row for event table \"%s\" is not as its version trigger made it",
-						RelationGetRelationName(rel)),
-				 errdetail("Another trigger has changed its id, stream, version, tags or origin."),
-				 errhint("A trigger that comes after \"" EVENT_TRIGGER_NAME "\" by name may add to data and metadata, or refuse the event; set tags in one that comes before.")));
+		refuse_row(rel, slot);
 	if (table->is_event_table)
 		forget_stream_of(rel, slot);
+}
+
+/*
+ * What is evaluated between the trigger and the heap, a CHECK constraint or the
+ * condition of another trigger, is at the trigger's depth: events that it
+ * appends let the row's ticket lapse.
+ */
+static void
+refuse_row(Relation rel, TupleTableSlot *slot)
+{
+	bool		is_null;
+	Datum		id = slot_getattr(slot, EVENT_ID, &is_null);
+
+	if (!is_null && DatumGetInt64(id) == lapsed_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("another event was appended while a row for event table \"%s\" was on its way",
+						RelationGetRelationName(rel)),
+				 errdetail("A CHECK constraint, or the condition of a trigger, has called a function that appends."),
+				 errhint("Let an AFTER trigger append it.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("row for event table \"%s\" is not as its version trigger made it",
+					RelationGetRelationName(rel)),
+			 errdetail("Another trigger has changed its id, stream, version, tags or origin."),
+			 errhint("A trigger that comes after \"" EVENT_TRIGGER_NAME "\" by name may add to data and metadata, or refuse the event; set tags in one that comes before.")));
 }
 
 /* A dump's row comes before the triggers do. */
