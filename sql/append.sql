@@ -236,6 +236,16 @@ SELECT app_append('a-14', '[{"type": "Meddled"}, {"type": "Meddled"}, {"type": "
 RESET daybook.metadata;
 SELECT version, metadata->'from' AS from, metadata->'after' AS after, length(metadata->>'long') AS long FROM app_orders WHERE stream_id = 'a-14' ORDER BY version;
 
+-- messages show the beginning of a value that is long, in whole characters
+SELECT app_append('a-16', to_jsonb('begin ' || repeat('x', 100000)));
+SELECT app_append('a-16', to_jsonb('begin ' || repeat('é', 100000)));
+SELECT app_append('a-16', jsonb_build_object('type', 'T', 'begin ' || repeat('k', 100000), 1));
+SELECT app_append('begin ' || repeat('s', 100000), '{"type": "T"}', 1);
+SELECT app_append('no longer than that ' || repeat('s', 180), '{"type": "T"}', 1);
+SET daybook.metadata = '{"actor": "alice"}';
+SELECT app_try($$INSERT INTO app_orders (stream_id, type, metadata) VALUES ('a-16', 'T', to_jsonb(repeat('m', 100000)))$$);
+RESET daybook.metadata;
+
 -- privileges, read-only transactions
 CREATE ROLE app_writer;
 SET ROLE app_writer;

@@ -10,6 +10,7 @@
 #include "append/append.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "excerpt.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -45,8 +46,7 @@ ParseEvents(Jsonb *events, text *stream_id, int *count)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("events must be a JSON object or an array of at least one"),
-				 errdetail("The value is %s.",
-						   JsonbToCString(NULL, &events->root, VARSIZE(events)))));
+				 errdetail("The value is %s.", ExcerptOfJsonb(events))));
 	parsed = palloc0(*count * sizeof(AppendEvent));
 	for (int i = 0; i < *count; i++)
 	{
@@ -78,7 +78,8 @@ parse_event(AppendEvent *event, JsonbContainer *object, text *stream_id, int num
 		else if (token == WJB_VALUE && !parse_key(event, key, &value, number))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("event %d has an unknown key \"%s\"", number, key),
+					 errmsg("event %d has an unknown key \"%s\"", number,
+							Excerpt(key, strlen(key))),
 					 errhint("Keys are %stype, data, metadata, event_id, schema_version and tags.",
 							 stream_id ? "" : "stream_id, ")));
 	}

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "compat.h"
+#include "excerpt.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -73,7 +74,8 @@ parse_item(AppendQuery *query, JsonbContainer *object, int number)
 		else if (token == WJB_VALUE && strcmp(key, "tags") == 0)
 			tags = parse_names(query, &value, key, number, true);
 		else if (token == WJB_VALUE)
-			wrong_query(psprintf("has an unknown key \"%s\" in object %d", key, number));
+			wrong_query(psprintf("has an unknown key \"%s\" in object %d",
+								 Excerpt(key, strlen(key)), number));
 	}
 	if (types == NULL && tags == NULL)
 		wrong_query(psprintf("has neither types nor tags in object %d", number));

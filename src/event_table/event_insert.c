@@ -16,6 +16,7 @@
 #include "event_table/event_table.h"
 #include "event_table/insert_statement.h"
 #include "event_table/tag_locks.h"
+#include "excerpt.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
@@ -320,12 +321,14 @@ number_event(NewEvent *event, int64 last_version, Oid stream_index, int64 *versi
 void
 ReportVersionConflict(Relation rel, text *stream_id, int64 expected, int64 actual)
 {
+	char	   *shown = ExcerptOfText(stream_id);
+
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("stream \"%s\" of event table \"%s\" is not at the expected version",
-					text_to_cstring(stream_id), RelationGetRelationName(rel)),
+					shown, RelationGetRelationName(rel)),
 			 errdetail("Stream \"%s\": expected version " INT64_FORMAT ", actual version " INT64_FORMAT ".",
-					   text_to_cstring(stream_id), expected, actual),
+					   shown, expected, actual),
 			 errhint("Read the stream again, decide anew, and append with its present version."),
 			 errtable(rel)));
 }

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "event_table/event_table.h"
+#include "excerpt.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -76,7 +77,8 @@ MergeSessionMetadata(Datum *metadata, bool is_null)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("daybook.metadata is not a JSON object"),
-					 errdetail("Its value is %s.", daybook_metadata),
+					 errdetail("Its value is %s.",
+							   Excerpt(daybook_metadata, strlen(daybook_metadata))),
 					 errhint("SET daybook.metadata to an object, such as {\"actor\": \"alice\"}.")));
 		session_metadata = MemoryContextAlloc(TopMemoryContext, VARSIZE(parsed));
 		memcpy(session_metadata, parsed, VARSIZE(parsed));
@@ -91,8 +93,7 @@ MergeSessionMetadata(Datum *metadata, bool is_null)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("metadata of an event must be a JSON object while daybook.metadata is set"),
-					 errdetail("The event's metadata is %s.",
-							   JsonbToCString(NULL, &own->root, VARSIZE(own)))));
+					 errdetail("The event's metadata is %s.", ExcerptOfJsonb(own))));
 		*metadata = DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(session_metadata),
 										JsonbPGetDatum(own));
 	}
