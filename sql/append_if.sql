@@ -103,5 +103,19 @@ SELECT 'bulk-' || i % 10, 'T', ARRAY['bulk:' || i] FROM generate_series(1, 20000
 SELECT count(*) < 1000 AS few_locks FROM pg_locks WHERE pid = pg_backend_pid();
 COMMIT;
 
+-- whoever asks whether there are such events must be allowed to read them
+CREATE ROLE regress_daybook_dcb;
+GRANT INSERT ON dcb TO regress_daybook_dcb;
+SET ROLE regress_daybook_dcb;
+SELECT daybook.append('dcb', 'r-1', '{"type": "T"}'::jsonb) IS NOT NULL AS appended;
+SELECT dcb_append('{"stream_id": "r-1", "type": "T", "tags": ["r"]}', '{"tags": ["r"]}');
+RESET ROLE;
+GRANT SELECT ON dcb TO regress_daybook_dcb;
+SET ROLE regress_daybook_dcb;
+SELECT dcb_append('{"stream_id": "r-1", "type": "T", "tags": ["r"]}', '{"tags": ["r"]}');
+RESET ROLE;
+
 SELECT daybook.drop_event_table('dcb', force => true);
+DROP OWNED BY regress_daybook_dcb;
+DROP ROLE regress_daybook_dcb;
 DROP FUNCTION dcb_append;
