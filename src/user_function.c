@@ -27,17 +27,13 @@
 #include "utils/syscache.h"
 
 static void run_as(RunAs *saved, Oid role, int sec_context, const char *search_path);
+static void require_role(Oid role);
 static bool anyone_may_create_in(Oid schema);
 
 void
 RunAsRole(RunAs *saved, Oid role, const char *search_path)
 {
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role with OID %u does not exist", role),
-				 errdetail("Its functions cannot be run any more."),
-				 errhint("Drop what the role created with daybook, and create it as another role.")));
+	require_role(role);
 	run_as(saved, role, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
 		   search_path);
 }
@@ -57,6 +53,17 @@ run_as(RunAs *saved, Oid role, int sec_context, const char *search_path)
 	(void) set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	SetUserIdAndSecContext(role, saved->sec_context | sec_context);
+}
+
+static void
+require_role(Oid role)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role with OID %u does not exist", role),
+				 errdetail("Its functions cannot be run any more."),
+				 errhint("Drop what the role created with daybook, and create it as another role.")));
 }
 
 /* After an error the end of the transaction does the same. */
@@ -118,16 +125,23 @@ FunctionText(Oid function)
 	return format_procedure_qualified(function);
 }
 
+/* The schema need be open to the role alone, not to whoever is served. */
 Oid
-FunctionByText(const char *text)
+FunctionByText(const char *text, Oid role)
 {
 	LOCAL_FCINFO(fcinfo, 1);
+	Oid			caller;
+	int			sec_context;
 	Datum		result;
 
+	require_role(role);
 	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = CStringGetTextDatum(text);
 	fcinfo->args[0].isnull = false;
+	GetUserIdAndSecContext(&caller, &sec_context);
+	SetUserIdAndSecContext(role, sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	result = to_regprocedure(fcinfo);
+	SetUserIdAndSecContext(caller, sec_context);
 	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
 }
 

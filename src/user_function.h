@@ -33,8 +33,8 @@ extern void HintAtSearchPath(const char *kind, const char *search_path);
 /* A function's name and argument types, as they can be stored. */
 extern char *FunctionText(Oid function);
 
-/* InvalidOid if there is no such function. */
-extern Oid	FunctionByText(const char *text);
+/* As the role that runs it finds it; InvalidOid if there is no such function. */
+extern Oid	FunctionByText(const char *text, Oid role);
 
 extern void CheckMayExecute(Oid function, Oid role);
 

@@ -46,7 +46,7 @@ FoldAllEstimate(const List *args, RowEstimate *estimate)
 	definition = LoadFoldDefinition(TextDatumGetCString(name->constvalue));
 	if (definition == NULL)
 		return false;
-	transition = FunctionByText(definition->transition);
+	transition = FunctionByText(definition->transition, definition->owner);
 	table = try_relation_open(definition->event_table, AccessShareLock);
 	if (table == NULL)
 		return false;
@@ -118,7 +118,7 @@ upcasters_are_parallel_safe(Relation event_table)
 
 	for (int i = 0; schema && i < schema->step_count; i++)
 	{
-		Oid			function = FunctionByText(schema->steps[i].function);
+		Oid			function = FunctionByText(schema->steps[i].function, schema->owner);
 
 		safe &= OidIsValid(function) && func_parallel(function) == PROPARALLEL_SAFE;
 	}

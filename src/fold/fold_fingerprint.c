@@ -207,7 +207,7 @@ add_event_schema(Fingerprint *fingerprint, Relation event_table)
 	for (int i = 0; i < schema->step_count; i++)
 	{
 		UpcastStep *step = &schema->steps[i];
-		Oid			function = FunctionByText(step->function);
+		Oid			function = FunctionByText(step->function, schema->owner);
 
 		add_text(fingerprint, text_to_cstring(step->type));
 		add_number(fingerprint, step->from_version);

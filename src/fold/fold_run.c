@@ -130,7 +130,7 @@ FoldRunMake(const FoldDefinition *definition, MemoryContext parent)
 	run->contexts[0] = AllocSetContextCreate(context, "fold state", ALLOCSET_DEFAULT_SIZES);
 	run->contexts[1] = AllocSetContextCreate(context, "fold state", ALLOCSET_DEFAULT_SIZES);
 
-	run->transition = FunctionByText(definition->transition);
+	run->transition = FunctionByText(definition->transition, definition->owner);
 	if (!OidIsValid(run->transition))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),

@@ -228,7 +228,7 @@ prepare_check(EventSchema *schema, EventType *type)
 static void
 prepare_function(EventSchema *schema, EventType *type, EventCheck *check)
 {
-	Oid			function = FunctionByText(type->check_function);
+	Oid			function = FunctionByText(type->check_function, schema->owner);
 	Oid		   *arguments;
 	int			count;
 

@@ -73,7 +73,7 @@ static void make_cache(void);
 static void forget_relation(Datum arg, Oid relid);
 static void forget_object(Datum arg, int cache_id, uint32 hash);
 static bool depends_on(const CacheEntry *entry, int cache_id, Oid object, uint32 hash);
-static EventSchema *load_schema(Oid relid);
+static EventSchema *load_schema(Relation event_table);
 static SysScanDesc begin_scan(Relation rel, const char *index, Oid relid);
 static void load_event_types(EventSchema *schema);
 static void load_upcasters(EventSchema *schema);
@@ -110,7 +110,7 @@ PinEventSchema(Relation event_table)
 		if (old)
 			free_schema(old);
 		before = invalidations;
-		entry->schema = load_schema(relid);
+		entry->schema = load_schema(event_table);
 		entry->valid = invalidations == before;
 	}
 	if (entry->schema)
@@ -224,7 +224,7 @@ EventSchemaDependsOn(EventSchema *schema, int cache_id, Oid object)
 }
 
 static EventSchema *
-load_schema(Oid relid)
+load_schema(Relation event_table)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "daybook event schema",
@@ -232,7 +232,8 @@ load_schema(Oid relid)
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	EventSchema *schema = palloc0(sizeof(EventSchema));
 
-	schema->relid = relid;
+	schema->relid = RelationGetRelid(event_table);
+	schema->owner = event_table->rd_rel->relowner;
 	schema->context = context;
 	load_event_types(schema);
 	load_upcasters(schema);

@@ -44,6 +44,7 @@ typedef struct UpcastStep
 typedef struct EventSchema
 {
 	Oid			relid;
+	Oid			owner;			/* as whom functions run */
 	MemoryContext context;
 	int			pins;
 	bool		stale;			/* to be freed with the last pin */

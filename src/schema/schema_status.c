@@ -117,7 +117,7 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 	{
 		if (i > first)
 			appendStringInfoString(path, " | ");
-		if (!OidIsValid(FunctionByText(schema->steps[i].function)))
+		if (!OidIsValid(FunctionByText(schema->steps[i].function, schema->owner)))
 			note_mismatch(mismatch, psprintf("upcaster function %s does not exist",
 											 schema->steps[i].function));
 		append_path(schema, schema->steps[i].to_type, version + 1, path, mismatch);

@@ -277,7 +277,7 @@ static void
 prepare_step(Upcasting *upcasting, int i)
 {
 	const UpcastStep *step = &upcasting->schema->steps[i];
-	Oid			function = FunctionByText(step->function);
+	Oid			function = FunctionByText(step->function, upcasting->owner);
 	MemoryContext caller;
 
 	if (!OidIsValid(function))
