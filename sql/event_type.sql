@@ -142,6 +142,25 @@ SELECT ety_put('{"n": 3}', 'Even');
 SELECT daybook.drop_event_type('ety_events', 'Even', 1);
 SELECT ety_put('{"n": 3}', 'Even');
 
+-- one that was created again is looked at again: it may be no check function any more
+CREATE FUNCTION ety_again(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT data ? 'n' $$;
+SELECT daybook.register_event_type('ety_events', 'Again', 1, NULL, 'ety_again(jsonb)');
+SELECT ety_put('{"n": 1}', 'Again');
+SELECT ety_put('{}', 'Again');
+DROP FUNCTION ety_again(jsonb);
+CREATE FUNCTION ety_again(data jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'no' $$;
+SELECT ety_put('{}', 'Again');
+DROP FUNCTION ety_again(jsonb);
+CREATE FUNCTION ety_again(data jsonb) RETURNS SETOF boolean LANGUAGE sql AS $$ SELECT false $$;
+SELECT ety_put('{}', 'Again');
+DROP FUNCTION ety_again(jsonb);
+CREATE PROCEDURE ety_again(data jsonb) LANGUAGE sql AS $$ SELECT false $$;
+SELECT ety_put('{}', 'Again');
+DROP PROCEDURE ety_again(jsonb);
+CREATE FUNCTION ety_again(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT data ? 'm' $$;
+SELECT ety_put('{"m": 1}', 'Again');
+SELECT ety_put('{"n": 1}', 'Again');
+
 -- check functions run as the owner of the event table
 CREATE ROLE ety_writer;
 GRANT INSERT, SELECT ON ety_events TO ety_writer;

@@ -138,6 +138,38 @@ SELECT version, data FROM daybook.replay('sch_orders', 'b');
 CREATE OR REPLACE FUNCTION add_currency(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"currency": "DEM"}' $$;
 SELECT data FROM daybook.replay('sch_orders', 'order-2');
 
+-- one that was created again is looked at again: it may be no upcaster any more
+CREATE FUNCTION again(data jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN '{"again": 1}'; END $$;
+SELECT daybook.create_upcaster('sch_orders', 'Again', 1, 'again(jsonb)');
+INSERT INTO sch_orders (stream_id, type) VALUES ('again', 'Again'), ('again', 'Again');
+CREATE FUNCTION sch_again() RETURNS SETOF jsonb LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT r.data FROM daybook.replay('sch_orders', 'again') r; END $$;
+CREATE VIEW sch_again AS SELECT version, (daybook.upcast('sch_orders', o)).data FROM sch_orders o WHERE stream_id = 'again';
+PREPARE sch_again AS SELECT * FROM sch_again;
+SELECT sch_again();
+EXECUTE sch_again;
+DROP FUNCTION again(jsonb);
+CREATE FUNCTION again(data jsonb) RETURNS bigint LANGUAGE sql AS 'SELECT 4096::bigint';
+SELECT sch_again();
+EXECUTE sch_again;
+SELECT path, mismatch FROM daybook.upcast_path('sch_orders', 'Again', 1);
+SELECT failed, first_failure FROM daybook.check_upcasters('sch_orders') WHERE type = 'Again';
+DROP FUNCTION again(jsonb);
+CREATE FUNCTION again(data jsonb) RETURNS text LANGUAGE sql AS $$ SELECT '{}' $$;
+SELECT sch_try('SELECT sch_again()');
+DROP FUNCTION again(jsonb);
+CREATE FUNCTION again(data jsonb) RETURNS SETOF jsonb LANGUAGE sql AS $$ SELECT '{}'::jsonb $$;
+SELECT sch_try('SELECT sch_again()');
+DROP FUNCTION again(jsonb);
+CREATE PROCEDURE again(data jsonb) LANGUAGE sql AS 'SELECT 1';
+SELECT sch_try('SELECT sch_again()');
+DROP PROCEDURE again(jsonb);
+CREATE FUNCTION again(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"again": 2}'::jsonb $$;
+SELECT sch_again();
+EXECUTE sch_again;
+DEALLOCATE sch_again;
+DROP VIEW sch_again;
+SELECT daybook.drop_upcaster('sch_orders', 'Again', 1);
+
 -- what is refused
 SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'OrderPlaced', 1, 'split_total(jsonb)')$$);
 SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'OrderPlaced', 0, 'split_total(jsonb)')$$);
@@ -200,3 +232,4 @@ DROP ROLE sch_owner, sch_other;
 DROP TYPE order_placed, sch_odd, sch_counted;
 DROP FUNCTION split_total(jsonb), add_currency(jsonb), as_shipped(jsonb), as_returned(jsonb), same(jsonb);
 DROP PROCEDURE sch_wait();
+DROP FUNCTION again(jsonb), sch_again();

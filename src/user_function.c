@@ -145,6 +145,18 @@ FunctionByText(const char *text, Oid role)
 	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
 }
 
+bool
+FunctionReturns(Oid function, Oid argument, Oid result)
+{
+	Oid		   *arguments;
+	int			count;
+
+	return get_func_signature(function, &arguments, &count) == result &&
+		count == 1 && arguments[0] == argument &&
+		get_func_prokind(function) == PROKIND_FUNCTION &&
+		!get_func_retset(function);
+}
+
 void
 CheckMayExecute(Oid function, Oid role)
 {

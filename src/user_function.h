@@ -36,6 +36,12 @@ extern char *FunctionText(Oid function);
 /* As the role that runs it finds it; InvalidOid if there is no such function. */
 extern Oid	FunctionByText(const char *text, Oid role);
 
+/*
+ * Is it a plain function of one such argument with such a result?  Asked anew
+ * whenever its text was looked up: another one may have its name by now.
+ */
+extern bool FunctionReturns(Oid function, Oid argument, Oid result);
+
 extern void CheckMayExecute(Oid function, Oid role);
 
 #endif							/* DAYBOOK_USER_FUNCTION_H */

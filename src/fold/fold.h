@@ -27,6 +27,7 @@ typedef struct FoldDefinition
 /* fold_definition.c */
 extern FoldDefinition *LoadFoldDefinition(const char *name);	/* NULL: no such fold */
 extern FoldDefinition *RequireFoldDefinition(const char *name);
+extern bool IsTransition(Oid function);
 extern void RequireFoldOwner(const FoldDefinition *definition);
 
 /*

@@ -109,33 +109,37 @@ daybook_drop_fold(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Returns the type of the state. */
-static Oid
-check_transition(Oid function)
+/* A plain function of the state and an event that returns the state. */
+bool
+IsTransition(Oid function)
 {
 	Oid		   *arguments;
 	int			count;
-	Oid			result;
-	bool		fits;
+	Oid			result = get_func_signature(function, &arguments, &count);
 
-	if (get_func_name(function) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function with OID %u does not exist", function)));
-	result = get_func_signature(function, &arguments, &count);
-	fits = count == 2 && arguments[0] == result &&
+	return count == 2 && arguments[0] == result &&
 		arguments[1] == GetDaybookOids()->event_type &&
 		get_typtype(result) != TYPTYPE_PSEUDO &&
 		get_func_prokind(function) == PROKIND_FUNCTION &&
 		!get_func_retset(function);
-	if (!fits)
+}
+
+/* Returns the type of the state. */
+static Oid
+check_transition(Oid function)
+{
+	if (get_func_name(function) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", function)));
+	if (!IsTransition(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s cannot be the transition of a fold", FunctionText(function)),
 				 errdetail("It returns %s. A transition takes the state and a daybook.event, and returns a state of the same type.",
-						   format_type_be(result))));
+						   format_type_be(get_func_rettype(function)))));
 	CheckMayExecute(function, GetUserId());
-	return result;
+	return get_func_rettype(function);
 }
 
 /*

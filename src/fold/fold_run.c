@@ -137,6 +137,13 @@ FoldRunMake(const FoldDefinition *definition, MemoryContext parent)
 				 errmsg("transition function %s of fold \"%s\" does not exist",
 						definition->transition, definition->name),
 				 errhint("Create the function again, or use daybook.drop_fold().")));
+	if (!IsTransition(run->transition))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s is no transition of fold \"%s\" any more",
+						definition->transition, definition->name),
+				 errdetail("A transition takes the state and a daybook.event, and returns a state of the same type."),
+				 errhint("Create the function again, or use daybook.drop_fold().")));
 	run->search_path = FunctionSearchPath(run->transition);
 	run->strict = func_strict(run->transition);
 	run->type.oid = get_func_rettype(run->transition);

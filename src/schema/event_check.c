@@ -56,6 +56,8 @@ static void report_misfit(int level, Relation rel, const EventType *type, const 
 static bool misfit_call(void *arg);
 static EventCheck *prepare_check(EventSchema *schema, EventType *type);
 static void prepare_function(EventSchema *schema, EventType *type, EventCheck *check);
+static void refuse_function(const EventSchema *schema, const EventType *type,
+							int sqlstate, const char *problem);
 static void run_check(EventCheck *check, EventType *type, Relation event_table,
 					  Datum *values, bool *nulls);
 static void call_check_function(EventCheck *check, EventType *type, Datum *values,
@@ -134,6 +136,13 @@ report_misfit(int level, Relation rel, const EventType *type, const char *misfit
 			 errdetail("%s", misfit),
 			 errhint("daybook.event_type shows how the type is registered."),
 			 errtable(rel)));
+}
+
+bool
+IsCheckFunction(Oid function)
+{
+	return FunctionReturns(function, JSONBOID, BOOLOID) ||
+		FunctionReturns(function, GetDaybookOids()->event_type, BOOLOID);
 }
 
 EventType *
@@ -233,18 +242,29 @@ prepare_function(EventSchema *schema, EventType *type, EventCheck *check)
 	int			count;
 
 	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("check function %s does not exist", type->check_function),
-				 errdetail("It checks events of type \"%s\", schema version %d.",
-						   text_to_cstring(type->type), type->schema_version),
-				 errhint("Create the function again, or register the event type without it.")));
+		refuse_function(schema, type, ERRCODE_UNDEFINED_FUNCTION, "does not exist");
+	if (!IsCheckFunction(function))
+		refuse_function(schema, type, ERRCODE_INVALID_FUNCTION_DEFINITION,
+						"is not a function that returns boolean");
+	EventSchemaDependsOn(schema, PROCOID, function);
 	(void) get_func_signature(function, &arguments, &count);
 	check->takes_event = arguments[0] == GetDaybookOids()->event_type;
 	check->has_function = true;
 	check->search_path = FunctionSearchPath(function);
 	fmgr_info(function, &check->function);
-	EventSchemaDependsOn(schema, PROCOID, function);
+}
+
+static void
+refuse_function(const EventSchema *schema, const EventType *type, int sqlstate,
+				const char *problem)
+{
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("check function %s %s", type->check_function, problem),
+			 errdetail("It checks events of type \"%s\", schema version %d, in event table \"%s\".",
+					   text_to_cstring(type->type), type->schema_version,
+					   get_rel_name(schema->relid)),
+			 errhint("Create the function again, or register the event type without it.")));
 }
 
 /* As the owner of the event table, if code of users is to run. */

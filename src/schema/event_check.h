@@ -14,6 +14,9 @@
 /* Called once when the module is loaded. */
 extern void EventCheckInit(void);
 
+/* Can a function check events? */
+extern bool IsCheckFunction(Oid function);
+
 /* The registered type of an event, NULL if there is none. */
 extern EventType *EventTypeOf(EventSchema *schema, const text *type, int32 version);
 

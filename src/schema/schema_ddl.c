@@ -9,7 +9,6 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "daybook.h"
@@ -44,7 +43,7 @@ static void check_version(int32 version, const char *name);
 static void check_mode(const char *mode);
 static void check_check_function(Oid function);
 static void check_upcaster_function(Oid function);
-static void check_signature(Oid function, Oid argument, Oid other_argument, Oid result,
+static void check_signature(Oid function, bool (*fits) (Oid function),
 							const char *what, const char *detail);
 static void check_stored_events(Relation rel, text *type, int32 version,
 								StoredMisfits *result);
@@ -277,35 +276,27 @@ check_mode(const char *mode)
 static void
 check_check_function(Oid function)
 {
-	check_signature(function, JSONBOID, GetDaybookOids()->event_type, BOOLOID,
-					"check an event type",
+	check_signature(function, IsCheckFunction, "check an event type",
 					"A check function takes the payload as jsonb, or the event as daybook.event, and returns boolean.");
 }
 
 static void
 check_upcaster_function(Oid function)
 {
-	check_signature(function, JSONBOID, InvalidOid, JSONBOID, "be an upcaster",
+	check_signature(function, IsUpcasterFunction, "be an upcaster",
 					"An upcaster takes a payload as jsonb and returns jsonb.");
 }
 
-/* A plain function of one argument, which the current user may call. */
+/* Which the current user may call, too. */
 static void
-check_signature(Oid function, Oid argument, Oid other_argument, Oid result,
-				const char *what, const char *detail)
+check_signature(Oid function, bool (*fits) (Oid function), const char *what,
+				const char *detail)
 {
-	Oid		   *arguments;
-	int			count;
-	bool		fits;
-
 	if (get_func_name(function) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function with OID %u does not exist", function)));
-	fits = get_func_signature(function, &arguments, &count) == result &&
-		count == 1 && get_func_prokind(function) == PROKIND_FUNCTION &&
-		!get_func_retset(function);
-	if (!fits || (arguments[0] != argument && arguments[0] != other_argument))
+	if (!fits(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s cannot %s", FunctionText(function), what),

@@ -102,6 +102,7 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 {
 	int			first = FindUpcastStep(schema, type, version);
 	int			end = first;
+	Oid			function;
 
 	appendStringInfo(path, "%s %d", text_to_cstring(type), version);
 	while (end < schema->step_count && schema->steps[end].from_version == version &&
@@ -117,8 +118,12 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 	{
 		if (i > first)
 			appendStringInfoString(path, " | ");
-		if (!OidIsValid(FunctionByText(schema->steps[i].function, schema->owner)))
+		function = FunctionByText(schema->steps[i].function, schema->owner);
+		if (!OidIsValid(function))
 			note_mismatch(mismatch, psprintf("upcaster function %s does not exist",
+											 schema->steps[i].function));
+		else if (!IsUpcasterFunction(function))
+			note_mismatch(mismatch, psprintf("upcaster function %s is not a function that returns jsonb",
 											 schema->steps[i].function));
 		append_path(schema, schema->steps[i].to_type, version + 1, path, mismatch);
 	}

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "schema/upcast.h"
@@ -43,8 +44,16 @@ static int	find_step(const Upcasting *upcasting, const text *type, int32 version
 static bool same_start(const UpcastStep *a, const UpcastStep *b);
 static bool call_step(Upcasting *upcasting, int i, Datum data, Datum *result);
 static void prepare_step(Upcasting *upcasting, int i);
+static void refuse_function(const Upcasting *upcasting, const UpcastStep *step,
+							int sqlstate, const char *problem);
 static void become_owner(Upcasting *upcasting, const char *search_path);
 static void describe_event(void *arg);
+
+bool
+IsUpcasterFunction(Oid function)
+{
+	return FunctionReturns(function, JSONBOID, JSONBOID);
+}
 
 Upcasting *
 UpcastingBegin(Relation event_table)
@@ -281,18 +290,28 @@ prepare_step(Upcasting *upcasting, int i)
 	MemoryContext caller;
 
 	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("upcaster function %s does not exist", step->function),
-				 errdetail("It brings event type \"%s\" of event table \"%s\" from schema version %d to %d.",
-						   text_to_cstring(step->type), upcasting->event_table,
-						   step->from_version, step->from_version + 1),
-				 errhint("Create the function again, or use daybook.drop_upcaster().")));
+		refuse_function(upcasting, step, ERRCODE_UNDEFINED_FUNCTION, "does not exist");
+	if (!IsUpcasterFunction(function))
+		refuse_function(upcasting, step, ERRCODE_INVALID_FUNCTION_DEFINITION,
+						"is not a function that returns jsonb");
 	CheckMayExecute(function, upcasting->owner);
 	caller = MemoryContextSwitchTo(upcasting->context);
 	fmgr_info(function, &upcasting->functions[i].info);
 	upcasting->functions[i].search_path = FunctionSearchPath(function);
 	MemoryContextSwitchTo(caller);
+}
+
+static void
+refuse_function(const Upcasting *upcasting, const UpcastStep *step, int sqlstate,
+				const char *problem)
+{
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("upcaster function %s %s", step->function, problem),
+			 errdetail("It brings event type \"%s\" of event table \"%s\" from schema version %d to %d.",
+					   text_to_cstring(step->type), upcasting->event_table,
+					   step->from_version, step->from_version + 1),
+			 errhint("Create the function again, or use daybook.drop_upcaster().")));
 }
 
 /* Setting the search path costs more than most functions: not for each event. */

@@ -19,6 +19,9 @@
 /* The upcasters of an event table, made ready. */
 typedef struct Upcasting Upcasting;
 
+/* Can a function be one? */
+extern bool IsUpcasterFunction(Oid function);
+
 /* NULL if the table has none; lives in the current memory context. */
 extern Upcasting *UpcastingBegin(Relation event_table);
 extern void UpcastingEnd(Upcasting *upcasting);
