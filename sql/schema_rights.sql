@@ -33,7 +33,7 @@ SELECT daybook.create_fold('srt_count', 'srt_shared.events', 'srt_private.count(
 SET ROLE srt_bob;
 INSERT INTO srt_shared.events (stream_id, type, data) VALUES ('s', 'T', '{"n": 1}');
 SELECT last_version FROM daybook.append('srt_shared.events', 's', 'T', '{"n": 2}');
-SELECT srt_try($$INSERT INTO srt_shared.events (stream_id, type) VALUES ('s', 'T')$$);
+SELECT srt_try($$INSERT INTO srt_shared.events (stream_id, type) VALUES ('s', 'T') RETURNING version$$);
 SELECT version, data FROM daybook.replay('srt_shared.events', 's');
 SELECT (daybook.upcast('srt_shared.events', e)).data FROM srt_shared.events e ORDER BY id;
 SELECT path, mismatch FROM daybook.schema_status WHERE event_table = 'srt_shared.events'::regclass;
@@ -47,6 +47,64 @@ SET ROLE srt_bob;
 SELECT srt_try($$SELECT count(*) FROM daybook.replay('srt_shared.events', 's')$$);
 RESET ROLE;
 ALTER SCHEMA srt_private OWNER TO srt_alice;
+
+-- a name that was given up is no way to the owner's rights
+SET ROLE srt_alice;
+SELECT daybook.drop_upcaster('srt_shared.events', 'T', 1);
+CREATE FUNCTION srt_shared.up(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"up": 2}' $$;
+CREATE FUNCTION srt_shared.fits(data jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT data ? 'n' $$;
+CREATE FUNCTION srt_shared.count(state int, e daybook.event) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT state + 1 $$;
+SELECT daybook.create_upcaster('srt_shared.events', 'T', 1, 'srt_shared.up(jsonb)');
+SELECT daybook.register_event_type('srt_shared.events', 'T', 1, "check" => 'srt_shared.fits(jsonb)');
+SELECT daybook.drop_fold('srt_count');
+SELECT daybook.create_fold('srt_count', 'srt_shared.events', 'srt_shared.count(int, daybook.event)', 0);
+SELECT version, data FROM daybook.replay('srt_shared.events', 's', 1, 1);
+INSERT INTO srt_shared.events (stream_id, type, data) VALUES ('s', 'T', '{"n": 3}');
+SELECT daybook.fold('srt_count', 's');
+DROP FUNCTION srt_shared.up(jsonb), srt_shared.fits(jsonb), srt_shared.count(int, daybook.event);
+SET ROLE srt_eve;
+CREATE FUNCTION srt_shared.up(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('i am', current_user) $$;
+CREATE FUNCTION srt_shared.fits(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
+CREATE FUNCTION srt_shared.count(state int, e daybook.event) RETURNS int LANGUAGE sql AS $$ SELECT 666 $$;
+RESET ROLE;
+SELECT srt_try($$SELECT data FROM daybook.replay('srt_shared.events', 's')$$);
+SELECT srt_try($$INSERT INTO srt_shared.events (stream_id, type) VALUES ('s', 'T') RETURNING version$$);
+SELECT srt_try($$SELECT daybook.fold('srt_count', 's')$$);
+SELECT path, mismatch FROM daybook.upcast_path('srt_shared.events', 'T', 1);
+-- nor is it one to register another's function
+SET ROLE srt_alice;
+SELECT srt_try($$SELECT daybook.create_upcaster('srt_shared.events', 'U', 1, 'srt_shared.up(jsonb)')$$);
+SELECT srt_try($$SELECT daybook.register_event_type('srt_shared.events', 'U', 1, "check" => 'srt_shared.fits(jsonb)')$$);
+SELECT srt_try($$SELECT daybook.create_fold('srt_eve', 'srt_shared.events', 'srt_shared.count(int, daybook.event)', 0)$$);
+RESET ROLE;
+SELECT srt_try($$SELECT daybook.create_upcaster('srt_shared.events', 'U', 1, 'srt_shared.up(jsonb)')$$);
+-- those of a superuser will do, and of who has the rights of the owner
+ALTER FUNCTION srt_shared.up(jsonb) OWNER TO srt_deputy;
+ALTER FUNCTION srt_shared.fits(jsonb) OWNER TO CURRENT_USER;
+ALTER FUNCTION srt_shared.count(int, daybook.event) OWNER TO srt_deputy;
+SELECT data FROM daybook.replay('srt_shared.events', 's', 1, 1);
+SELECT srt_try($$INSERT INTO srt_shared.events (stream_id, type) VALUES ('s', 'T') RETURNING version$$);
+SELECT daybook.fold('srt_count', 's');
+REVOKE srt_alice FROM srt_deputy;
+SELECT srt_try($$SELECT data FROM daybook.replay('srt_shared.events', 's', 1, 1)$$);
+SELECT srt_try($$SELECT daybook.fold('srt_count', 's')$$);
+
+-- what ends with the session cannot be registered
+SET ROLE srt_alice;
+CREATE FUNCTION pg_temp.up(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT data $$;
+CREATE FUNCTION pg_temp.fits(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
+CREATE FUNCTION pg_temp.count(state int, e daybook.event) RETURNS int LANGUAGE sql AS $$ SELECT state + 1 $$;
+CREATE TYPE pg_temp.payload AS (n int);
+CREATE FUNCTION pg_temp.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN regexp_replace(srt_try(statement), 'pg_temp_[0-9]+', 'pg_temp_N', 'g');
+END $$;
+SELECT pg_temp.try($$SELECT daybook.create_upcaster('srt_shared.events', 'U', 1, 'pg_temp.up(jsonb)')$$);
+SELECT pg_temp.try($$SELECT daybook.register_event_type('srt_shared.events', 'U', 1, "check" => 'pg_temp.fits(jsonb)')$$);
+SELECT pg_temp.try($$SELECT daybook.register_event_type('srt_shared.events', 'U', 1, 'pg_temp.payload')$$);
+SELECT pg_temp.try($$SELECT daybook.create_fold('srt_temp', 'srt_shared.events', 'pg_temp.count(int, daybook.event)', 0)$$);
+RESET ROLE;
+DISCARD TEMP;
 
 DROP SCHEMA srt_private CASCADE;
 SELECT daybook.drop_fold('srt_count');

@@ -29,6 +29,7 @@
 static void run_as(RunAs *saved, Oid role, int sec_context, const char *search_path);
 static void require_role(Oid role);
 static bool anyone_may_create_in(Oid schema);
+static Oid	function_owner(Oid function);
 
 void
 RunAsRole(RunAs *saved, Oid role, const char *search_path)
@@ -158,7 +159,39 @@ FunctionReturns(Oid function, Oid argument, Oid result)
 }
 
 void
-CheckMayExecute(Oid function, Oid role)
+RefuseTemporaryFunction(Oid function)
+{
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s is temporary", FunctionText(function)),
+				 errdetail("It ends with its session, and others could not call it."),
+				 errhint("Create it in a schema that stays.")));
+}
+
+bool
+FunctionIsTrusted(Oid function, Oid role)
+{
+	return has_privs_of_role(function_owner(function), role);
+}
+
+static Oid
+function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", function)));
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+void
+CheckMayRun(Oid function, Oid role)
 {
 	AclResult	result;
 
@@ -169,4 +202,14 @@ CheckMayExecute(Oid function, Oid role)
 #endif
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
+	if (!FunctionIsTrusted(function, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function %s must not run as role \"%s\"", FunctionText(function),
+						GetUserNameFromId(role, false)),
+				 errdetail("It belongs to role \"%s\", which does not have the rights of \"%s\".",
+						   GetUserNameFromId(function_owner(function), false),
+						   GetUserNameFromId(role, false)),
+				 errhint("Have a function of \"%s\" call it, or change its owner.",
+						 GetUserNameFromId(role, false))));
 }

@@ -42,6 +42,17 @@ extern Oid	FunctionByText(const char *text, Oid role);
  */
 extern bool FunctionReturns(Oid function, Oid argument, Oid result);
 
-extern void CheckMayExecute(Oid function, Oid role);
+/* An error if it lives in a temporary schema. */
+extern void RefuseTemporaryFunction(Oid function);
+
+/*
+ * A function runs with all rights of the role, and whoever can create one in
+ * its schema can take its name over when it was dropped.  So it has to belong
+ * to somebody who could act as the role anyway.
+ */
+extern bool FunctionIsTrusted(Oid function, Oid role);
+
+/* An error unless it is trusted and the role has EXECUTE on it. */
+extern void CheckMayRun(Oid function, Oid role);
 
 #endif							/* DAYBOOK_USER_FUNCTION_H */

@@ -138,7 +138,8 @@ check_transition(Oid function)
 				 errmsg("function %s cannot be the transition of a fold", FunctionText(function)),
 				 errdetail("It returns %s. A transition takes the state and a daybook.event, and returns a state of the same type.",
 						   format_type_be(get_func_rettype(function)))));
-	CheckMayExecute(function, GetUserId());
+	RefuseTemporaryFunction(function);
+	CheckMayRun(function, GetUserId());
 	return get_func_rettype(function);
 }
 

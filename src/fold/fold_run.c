@@ -150,7 +150,7 @@ FoldRunMake(const FoldDefinition *definition, MemoryContext parent)
 	get_typlenbyvalalign(run->type.oid, &run->type.len, &run->type.by_value, &run->type.align);
 
 	RunAsRole(&saved, definition->owner, run->search_path);
-	CheckMayExecute(run->transition, definition->owner);
+	CheckMayRun(run->transition, definition->owner);
 	read_initial(run);
 	prepare_transition(run);
 	RunAsEnd(&saved);
@@ -445,7 +445,7 @@ FoldEnter(FoldRun *run)
 	error_context_stack = &run->callback;
 	run->event_desc = lookup_rowtype_tupdesc(GetDaybookOids()->event_type, -1);
 	RunAsRole(&run->caller, run->definition->owner, run->search_path);
-	CheckMayExecute(run->transition, run->definition->owner);
+	CheckMayRun(run->transition, run->definition->owner);
 }
 
 void

@@ -299,7 +299,7 @@ call_check_function(EventCheck *check, EventType *type, Datum *values, bool *nul
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		result;
 
-	CheckMayExecute(check->function.fn_oid, GetUserId());
+	CheckMayRun(check->function.fn_oid, GetUserId());
 	InitFunctionCallInfoData(*fcinfo, &check->function, 1, DEFAULT_COLLATION_OID, NULL, NULL);
 	fcinfo->args[0].value = check->takes_event ? event_datum(values, nulls) :
 		values[EVENT_DATA - 1];

@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -94,12 +95,22 @@ static void push_step(PayloadCheck *check, const char *field, int index);
 void
 CheckPayloadType(Oid type)
 {
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
 	char		kind;
+	Oid			schema;
 
-	if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type)))
+	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("type with OID %u does not exist", type)));
+	schema = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+	ReleaseSysCache(tuple);
+	if (isAnyTempNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("type %s is temporary", format_type_be(type)),
+				 errdetail("It ends with its session."),
+				 errhint("Create it in a schema that stays.")));
 	kind = get_typtype(type);
 	if (kind != TYPTYPE_COMPOSITE && kind != TYPTYPE_DOMAIN)
 		ereport(ERROR,

@@ -41,10 +41,10 @@ typedef struct StoredMisfits
 
 static void check_version(int32 version, const char *name);
 static void check_mode(const char *mode);
-static void check_check_function(Oid function);
-static void check_upcaster_function(Oid function);
-static void check_signature(Oid function, bool (*fits) (Oid function),
-							const char *what, const char *detail);
+static void check_check_function(Oid function, Oid owner);
+static void check_upcaster_function(Oid function, Oid owner);
+static void check_function(Oid function, Oid owner, bool (*fits) (Oid function),
+						   const char *what, const char *detail);
 static void check_stored_events(Relation rel, text *type, int32 version,
 								StoredMisfits *result);
 static void refuse_gaps(Relation rel);
@@ -76,11 +76,11 @@ daybook_register_event_type(PG_FUNCTION_ARGS)
 	check_mode(text_to_cstring(PG_GETARG_TEXT_PP(5)));
 	if (!PG_ARGISNULL(3))
 		CheckPayloadType(PG_GETARG_OID(3));
-	if (!PG_ARGISNULL(4))
-		check_check_function(PG_GETARG_OID(4));
 
 	/* Nobody appends until the check of what is stored has become final. */
 	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	if (!PG_ARGISNULL(4))
+		check_check_function(PG_GETARG_OID(4), rel->rd_rel->relowner);
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PointerGetDatum(type);
 	values[2] = PG_GETARG_DATUM(2);
@@ -146,8 +146,8 @@ daybook_create_upcaster(PG_FUNCTION_ARGS)
 	RequireArgument(fcinfo, 2, "from_version");
 	RequireArgument(fcinfo, 3, "function");
 	check_version(PG_GETARG_INT32(2), "from_version");
-	check_upcaster_function(PG_GETARG_OID(3));
 	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
+	check_upcaster_function(PG_GETARG_OID(3), rel->rd_rel->relowner);
 
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PointerGetDatum(type);
@@ -274,23 +274,23 @@ check_mode(const char *mode)
 }
 
 static void
-check_check_function(Oid function)
+check_check_function(Oid function, Oid owner)
 {
-	check_signature(function, IsCheckFunction, "check an event type",
-					"A check function takes the payload as jsonb, or the event as daybook.event, and returns boolean.");
+	check_function(function, owner, IsCheckFunction, "check an event type",
+				   "A check function takes the payload as jsonb, or the event as daybook.event, and returns boolean.");
 }
 
 static void
-check_upcaster_function(Oid function)
+check_upcaster_function(Oid function, Oid owner)
 {
-	check_signature(function, IsUpcasterFunction, "be an upcaster",
-					"An upcaster takes a payload as jsonb and returns jsonb.");
+	check_function(function, owner, IsUpcasterFunction, "be an upcaster",
+				   "An upcaster takes a payload as jsonb and returns jsonb.");
 }
 
-/* Which the current user may call, too. */
+/* Whatever would be wrong with it later is wrong with it now. */
 static void
-check_signature(Oid function, bool (*fits) (Oid function), const char *what,
-				const char *detail)
+check_function(Oid function, Oid owner, bool (*fits) (Oid function), const char *what,
+			   const char *detail)
 {
 	if (get_func_name(function) == NULL)
 		ereport(ERROR,
@@ -301,7 +301,9 @@ check_signature(Oid function, bool (*fits) (Oid function), const char *what,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s cannot %s", FunctionText(function), what),
 				 errdetail("%s", detail)));
-	CheckMayExecute(function, GetUserId());
+	RefuseTemporaryFunction(function);
+	CheckMayRun(function, owner);
+	(void) FunctionByText(FunctionText(function), owner);
 }
 
 /* The table is locked, so the latest snapshot sees all there is. */

@@ -125,6 +125,9 @@ append_path(const EventSchema *schema, const text *type, int32 version,
 		else if (!IsUpcasterFunction(function))
 			note_mismatch(mismatch, psprintf("upcaster function %s is not a function that returns jsonb",
 											 schema->steps[i].function));
+		else if (!FunctionIsTrusted(function, schema->owner))
+			note_mismatch(mismatch, psprintf("upcaster function %s belongs to somebody else",
+											 schema->steps[i].function));
 		append_path(schema, schema->steps[i].to_type, version + 1, path, mismatch);
 	}
 	if (end - first > 1)

@@ -294,7 +294,7 @@ prepare_step(Upcasting *upcasting, int i)
 	if (!IsUpcasterFunction(function))
 		refuse_function(upcasting, step, ERRCODE_INVALID_FUNCTION_DEFINITION,
 						"is not a function that returns jsonb");
-	CheckMayExecute(function, upcasting->owner);
+	CheckMayRun(function, upcasting->owner);
 	caller = MemoryContextSwitchTo(upcasting->context);
 	fmgr_info(function, &upcasting->functions[i].info);
 	upcasting->functions[i].search_path = FunctionSearchPath(function);
