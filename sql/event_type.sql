@@ -161,6 +161,38 @@ CREATE FUNCTION ety_again(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT 
 SELECT ety_put('{"m": 1}', 'Again');
 SELECT ety_put('{"n": 1}', 'Again');
 
+-- a check that has failed is none the worse for it
+CREATE FUNCTION ety_above(data jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT (data->>'n')::int > 0 $$;
+CREATE FUNCTION ety_number(t text) RETURNS boolean LANGUAGE sql AS $$ SELECT t::int > 0 $$;
+CREATE DOMAIN ety_code AS text CHECK (public.ety_number(VALUE));
+CREATE DOMAIN ety_object AS jsonb CHECK (public.ety_above(VALUE));
+CREATE TYPE ety_coded AS (n public.ety_code);
+SELECT daybook.register_event_type('ety_events', 'Above', 1, NULL, 'ety_above(jsonb)');
+SELECT daybook.register_event_type('ety_events', 'Above', 2, 'ety_coded');
+SELECT daybook.register_event_type('ety_events', 'Above', 3, 'ety_object');
+SELECT daybook.register_event_type('ety_events', 'Above', 4, NULL, 'ety_above(jsonb)', 'warn');
+CREATE FUNCTION ety_put_all(version int) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1..3 LOOP
+		INSERT INTO ety_events (stream_id, type, schema_version, data) VALUES ('above', 'Above', version, jsonb_build_object('n', i::text));
+		RETURN NEXT ety_put('{"n": "x"}', 'Above', version);
+	END LOOP;
+END $$;
+SELECT ety_put_all(1);
+SELECT ety_put_all(2);
+SELECT ety_put_all(3);
+SELECT ety_put_all(4);
+BEGIN;
+INSERT INTO ety_events (stream_id, type, data) VALUES ('above', 'Above', '{"n": 1}');
+SAVEPOINT a;
+INSERT INTO ety_events (stream_id, type, data) VALUES ('above', 'Above', '{"n": "x"}');
+ROLLBACK TO a;
+SELECT last_version FROM daybook.append('ety_events', 'above', 'Above', '{"n": 2}');
+SELECT daybook.append('ety_events', 'above', 'Above', '{"n": "y"}');
+ROLLBACK TO a;
+INSERT INTO ety_events (stream_id, type, data) VALUES ('above', 'Above', '{"n": 3}');
+COMMIT;
+
 -- check functions run as the owner of the event table
 CREATE ROLE ety_writer;
 GRANT INSERT, SELECT ON ety_events TO ety_writer;

@@ -31,6 +31,7 @@
 /* A registered type made ready to check events. */
 typedef struct EventCheck
 {
+	MemoryContext context;		/* of all that is prepared */
 	PayloadCheck *payload;		/* NULL: none */
 	bool		has_function;
 	bool		takes_event;	/* the function wants the event, not the payload */
@@ -50,10 +51,14 @@ typedef struct MisfitCall
 } MisfitCall;
 
 static void check_new_event(Relation rel, TupleTableSlot *slot);
+static void judge_event(EventSchema *schema, EventType *type, Relation rel,
+						TupleTableSlot *slot);
 static void warn_of_misfit(EventSchema *schema, EventType *type, Relation rel,
 						   TupleTableSlot *slot);
 static void report_misfit(int level, Relation rel, const EventType *type, const char *misfit);
 static bool misfit_call(void *arg);
+static EventCheck *take_check(EventSchema *schema, EventType *type);
+static void give_back_check(EventType *type, EventCheck *check);
 static EventCheck *prepare_check(EventSchema *schema, EventType *type);
 static void prepare_function(EventSchema *schema, EventType *type, EventCheck *check);
 static void refuse_function(const EventSchema *schema, const EventType *type,
@@ -90,18 +95,33 @@ check_new_event(Relation rel, TupleTableSlot *slot)
 		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
 		LookUpEventTable(rel)->has_trigger)
 	{
-		if (type->mode == CHECK_WARN)
-			warn_of_misfit(schema, type, rel, slot);
-		else
+		PG_TRY();
 		{
-			char	   *misfit = EventMisfit(schema, type, rel, slot->tts_values,
-											 slot->tts_isnull);
-
-			if (misfit)
-				report_misfit(ERROR, rel, type, misfit);
+			judge_event(schema, type, rel, slot);
 		}
+		PG_FINALLY();
+		{
+			UnpinEventSchema(schema);
+		}
+		PG_END_TRY();
 	}
-	UnpinEventSchema(schema);
+	else
+		UnpinEventSchema(schema);
+}
+
+static void
+judge_event(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *slot)
+{
+	char	   *misfit;
+
+	if (type->mode == CHECK_WARN)
+	{
+		warn_of_misfit(schema, type, rel, slot);
+		return;
+	}
+	misfit = EventMisfit(schema, type, rel, slot->tts_values, slot->tts_isnull);
+	if (misfit)
+		report_misfit(ERROR, rel, type, misfit);
 }
 
 /* The event is stored all the same, so a failure must leave nothing behind. */
@@ -162,15 +182,13 @@ EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 {
 	MemoryContext context = CurrentMemoryContext;
 	bool		was_running = event_row_check_running;
-	EventCheck *check;
+	EventCheck *check = take_check(schema, type);
 	char	   *misfit = NULL;
 
-	if (type->check == NULL)
-		type->check = prepare_check(schema, type);
-	check = type->check;
 	PG_TRY();
 	{
 		run_check(check, type, event_table, values, nulls);
+		give_back_check(type, check);
 	}
 	PG_CATCH();
 	{
@@ -179,13 +197,38 @@ EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 		event_row_check_running = was_running;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!is_misfit(error->sqlerrcode))
+		if (is_misfit(error->sqlerrcode))
+			misfit = describe_misfit(check, error);
+		/* the end of the subtransaction may still look at what was left there */
+		MemoryContextSetParent(check->context, CurTransactionContext);
+		if (misfit == NULL)
 			PG_RE_THROW();
 		FlushErrorState();
-		misfit = describe_misfit(check, error);
 	}
 	PG_END_TRY();
 	return misfit;
+}
+
+/*
+ * The check is nobody else's while it runs, and one that fails is not given
+ * back: an SQL function cannot be called again then.
+ */
+static EventCheck *
+take_check(EventSchema *schema, EventType *type)
+{
+	EventCheck *check = type->check;
+
+	type->check = NULL;
+	return check ? check : prepare_check(schema, type);
+}
+
+static void
+give_back_check(EventType *type, EventCheck *check)
+{
+	if (type->check == NULL)
+		type->check = check;
+	else
+		MemoryContextDelete(check->context);
 }
 
 static bool
@@ -212,9 +255,13 @@ EventMisfitUndone(EventSchema *schema, EventType *type, Relation event_table,
 static EventCheck *
 prepare_check(EventSchema *schema, EventType *type)
 {
-	MemoryContext caller = MemoryContextSwitchTo(schema->context);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "daybook event check",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	EventCheck *check = palloc0(sizeof(EventCheck));
 
+	check->context = context;
 	if (OidIsValid(type->payload_type))
 	{
 		if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type->payload_type)))
@@ -231,6 +278,7 @@ prepare_check(EventSchema *schema, EventType *type)
 	if (type->check_function)
 		prepare_function(schema, type, check);
 	MemoryContextSwitchTo(caller);
+	MemoryContextSetParent(context, schema->context);
 	return check;
 }
 

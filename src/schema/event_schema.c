@@ -210,9 +210,16 @@ EventSchemaDependsOn(EventSchema *schema, int cache_id, Oid object)
 	CacheEntry *entry = hash_search(cache, &schema->relid, HASH_FIND, NULL);
 	MemoryContext caller;
 	Dependency *dependency;
+	ListCell   *lc;
 
 	if (entry == NULL || entry->schema != schema)
 		return;					/* not used any more than this once */
+	foreach(lc, entry->dependencies)
+	{
+		dependency = lfirst(lc);
+		if (dependency->cache == cache_id && dependency->object == object)
+			return;				/* what failed is prepared again */
+	}
 	caller = MemoryContextSwitchTo(schema->context);
 	dependency = palloc(sizeof(Dependency));
 	dependency->cache = cache_id;

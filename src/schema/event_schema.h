@@ -27,7 +27,7 @@ typedef struct EventType
 	Oid			payload_type;	/* InvalidOid: none */
 	char	   *check_function; /* NULL: none */
 	CheckMode	mode;
-	struct EventCheck *check;	/* made by the first event that is checked */
+	struct EventCheck *check;	/* made by the first event that is checked; NULL while it runs */
 } EventType;
 
 /* A row of daybook.upcaster. */
