@@ -193,6 +193,15 @@ ROLLBACK TO a;
 INSERT INTO ety_events (stream_id, type, data) VALUES ('above', 'Above', '{"n": 3}');
 COMMIT;
 
+-- what an event takes is given back with each event
+CREATE TYPE ety_large AS (n int, filling text);
+CREATE FUNCTION ety_lean(e daybook.event) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN CASE WHEN e.data->'n' = '400' THEN (SELECT sum(total_bytes) FROM pg_backend_memory_contexts) < 30000000 ELSE true END;
+END $$;
+SELECT daybook.register_event_type('ety_events', 'Large', 1, 'ety_large', 'ety_lean(daybook.event)');
+INSERT INTO ety_events (stream_id, type, data) SELECT 'large', 'Large', jsonb_build_object('n', n, 'filling', repeat('x', 100000)) FROM generate_series(1, 400) n;
+
 -- check functions run as the owner of the event table
 CREATE ROLE ety_writer;
 GRANT INSERT, SELECT ON ety_events TO ety_writer;

@@ -32,6 +32,7 @@
 typedef struct EventCheck
 {
 	MemoryContext context;		/* of all that is prepared */
+	MemoryContext row_context;	/* of what one event takes */
 	PayloadCheck *payload;		/* NULL: none */
 	bool		has_function;
 	bool		takes_event;	/* the function wants the event, not the payload */
@@ -128,6 +129,9 @@ judge_event(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *
 static void
 warn_of_misfit(EventSchema *schema, EventType *type, Relation rel, TupleTableSlot *slot)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event misfit",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	bool		was_running = event_row_check_running;
 	char	   *misfit;
 
@@ -143,6 +147,8 @@ warn_of_misfit(EventSchema *schema, EventType *type, Relation rel, TupleTableSlo
 	PG_END_TRY();
 	if (misfit)
 		report_misfit(WARNING, rel, type, misfit);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 }
 
 static void
@@ -185,9 +191,12 @@ EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 	EventCheck *check = take_check(schema, type);
 	char	   *misfit = NULL;
 
+	MemoryContextSwitchTo(check->row_context);
 	PG_TRY();
 	{
 		run_check(check, type, event_table, values, nulls);
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(check->row_context);
 		give_back_check(type, check);
 	}
 	PG_CATCH();
@@ -262,6 +271,8 @@ prepare_check(EventSchema *schema, EventType *type)
 	EventCheck *check = palloc0(sizeof(EventCheck));
 
 	check->context = context;
+	check->row_context = AllocSetContextCreate(context, "daybook event check of a row",
+											   ALLOCSET_START_SMALL_SIZES);
 	if (OidIsValid(type->payload_type))
 	{
 		if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type->payload_type)))
