@@ -119,6 +119,23 @@ SELECT last_version FROM daybook.append('ety_events', 'w-1', '[{"type": "Placed"
 SELECT daybook.register_event_type('ety_events', 'Meddled', 1, NULL, 'ety_even(jsonb)', 'warn');
 INSERT INTO ety_events (stream_id, type, data) VALUES ('w-2', 'Meddled', '{"n": 1}'), ('w-2', 'Meddled', '{"n": 2}'), ('w-2', 'Meddled', '{"n": "x"}');
 SELECT count(*) FROM ety_events WHERE stream_id = 'w-2';
+-- whatever the check raises, and names that stand for nothing
+CREATE FUNCTION ety_raise(data jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'raised' USING ERRCODE = data->>'code'; END $$;
+CREATE TYPE ety_names AS (relation regclass, function regprocedure, schema regnamespace);
+SELECT daybook.register_event_type('ety_events', 'Raises', 1, NULL, 'ety_raise(jsonb)');
+SELECT daybook.register_event_type('ety_events', 'Raises', 2, NULL, 'ety_raise(jsonb)', 'warn');
+SELECT daybook.register_event_type('ety_events', 'Names', 1, 'ety_names');
+SELECT daybook.register_event_type('ety_events', 'Names', 2, 'ety_names', NULL, 'warn');
+SELECT ety_put(jsonb_build_object('code', code), 'Raises', version)
+FROM unnest('{45000,22000,P0002,54000,40001,53200,55000,XX000}'::text[]) code, generate_series(1, 2) version;
+SELECT ety_put(names, 'Names', version)
+FROM unnest('{"{\"relation\": \"public.nothing\"}", "{\"relation\": \"a.b.c.d\"}", "{\"function\": \"nothing()\"}", "{\"function\": \"(\"}", "{\"schema\": \"nowhere\"}"}'::jsonb[]) names, generate_series(1, 2) version;
+INSERT INTO ety_events (stream_id, type, schema_version, data) VALUES ('s', 'Raises', 2, '{"code": "57014"}');
+-- but not a check function that is broken
+CREATE FUNCTION ety_broken(data jsonb) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN public.ety_nothing(data); END $$;
+SELECT daybook.register_event_type('ety_events', 'Raises', 3, NULL, 'ety_broken(jsonb)', 'warn');
+SELECT ety_put('{}', 'Raises', 3);
 -- off: not looked at
 SELECT daybook.register_event_type('ety_events', 'Placed', 1, 'ety_order', mode => 'off');
 SELECT ety_put('{"total": 1}');

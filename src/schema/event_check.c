@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -69,8 +70,8 @@ static void run_check(EventCheck *check, EventType *type, Relation event_table,
 static void call_check_function(EventCheck *check, EventType *type, Datum *values,
 								bool *nulls);
 static Datum event_datum(Datum *values, bool *nulls);
-static bool is_misfit(int sqlstate);
-static char *describe_misfit(const EventCheck *check, const ErrorData *error);
+static bool is_misfit(int sqlstate, bool in_field);
+static char *describe_misfit(const ErrorData *error, const char *field);
 
 void
 EventCheckInit(void)
@@ -202,12 +203,14 @@ EventMisfit(EventSchema *schema, EventType *type, Relation event_table,
 	PG_CATCH();
 	{
 		ErrorData  *error;
+		char	   *field;
 
 		event_row_check_running = was_running;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (is_misfit(error->sqlerrcode))
-			misfit = describe_misfit(check, error);
+		field = check->payload ? PayloadCheckField(check->payload) : NULL;
+		if (is_misfit(error->sqlerrcode, field != NULL))
+			misfit = describe_misfit(error, field);
 		/* the end of the subtransaction may still look at what was left there */
 		MemoryContextSetParent(check->context, CurTransactionContext);
 		if (misfit == NULL)
@@ -380,23 +383,31 @@ event_datum(Datum *values, bool *nulls)
 	return datum;
 }
 
-/* Errors that data can cause, and those that a check function raises by itself. */
+/*
+ * Whatever a check raises, unless it may pass by itself, or would befall every
+ * event.  The value of a field can be a name that stands for nothing.
+ */
 static bool
-is_misfit(int sqlstate)
+is_misfit(int sqlstate, bool in_field)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return category == ERRCODE_DATA_EXCEPTION ||
-		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
-		category == ERRCODE_PLPGSQL_ERROR ||
-		sqlstate == ERRCODE_DATATYPE_MISMATCH;
+	if (ErrorIsTransient(sqlstate))
+		return false;
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_FEATURE_NOT_SUPPORTED:
+		case ERRCODE_INVALID_SCHEMA_NAME:
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+			return in_field || sqlstate == ERRCODE_DATATYPE_MISMATCH;
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+			return false;		/* a check that appends, above all */
+		default:
+			return !ErrorIsForeign(sqlstate);
+	}
 }
 
 static char *
-describe_misfit(const EventCheck *check, const ErrorData *error)
+describe_misfit(const ErrorData *error, const char *field)
 {
-	char	   *field = check->payload ? PayloadCheckField(check->payload) : NULL;
-
 	int			len = strlen(error->message);
 	const char *stop = len > 0 && strchr(".!?", error->message[len - 1]) ? "" : ".";
 
