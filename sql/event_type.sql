@@ -43,6 +43,14 @@ SELECT ety_put('{"items": [{"sku": "x", "qty": 1, "price": -1}]}');
 SELECT ety_put('{"items": [{"sku": "x", "qty": 1}]}');
 SELECT ety_put('{"items": {"sku": "x"}}');
 SELECT ety_put('{"matrix": [[1, 2], [3, "x"]]}');
+-- arrays in arrays are dimensions, which have to be the same all over
+SELECT ety_put('{"matrix": [[1, 2], [3]]}');
+SELECT ety_put('{"matrix": [1, [2]]}');
+SELECT ety_put('{"matrix": [[1], 2]}');
+SELECT ety_put('{"matrix": [[1], null]}');
+SELECT ety_put('{"matrix": [[1], []]}');
+SELECT ety_put('{"matrix": [[[1], [2]], [[3], [4, 5]]]}');
+SELECT ety_put('{"matrix": [[[[[[[1]]]]]]]}');
 SELECT ety_put('{"total": 1}');
 SELECT ety_put('[1]');
 SELECT ety_put('"text"');
@@ -68,6 +76,23 @@ SELECT ety_try($$INSERT INTO ety_events (stream_id, type) VALUES ('spoilt', 'Pla
 SET daybook.restore = on;
 INSERT INTO ety_events (stream_id, version, type, data) VALUES ('r', 1, 'Placed', '{"total": 1}');
 RESET daybook.restore;
+
+-- arrays are taken and refused as jsonb_populate_record() does
+CREATE TYPE ety_arrays AS (n int[], t text[], j jsonb[]);
+SELECT daybook.register_event_type('ety_events', 'Arrays', 1, 'ety_arrays');
+CREATE FUNCTION ety_populates(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM jsonb_populate_record(NULL::ety_arrays, payload);
+	RETURN 'stored';
+EXCEPTION WHEN OTHERS THEN
+	RETURN 'refused';
+END $$;
+SELECT field, value, populates FROM unnest('{n,t,j}'::text[]) field, (VALUES
+	('[]'), ('[null]'), ('[[]]'), ('[[], []]'), ('[[], [1]]'), ('[[1], []]'), ('[1, 2]'), ('[1, [2]]'), ('[[1], 2]'), ('[[1], null]'), ('[null, [1]]'),
+	('[[1, 2], [3]]'), ('[[1, 2], [3, 4]]'), ('[[1, [2]], [3, 4]]'), ('[[[1]], [[2]]]'), ('[[[1]], [2]]'), ('[[[1, 2]], [[3], [4]]]'),
+	('[[[[[[1]]]]]]'), ('[[[[[[[1]]]]]]]'), ('[[[[[[[]]]]]]]'), ('{}'), ('1'), ('null')) v(value),
+	LATERAL (SELECT jsonb_build_object(field, value::jsonb)) p(payload), ety_populates(payload) populates
+WHERE (populates = 'stored') <> (ety_put(payload, 'Arrays') = 'stored');
 
 -- domains over the payload, and over a composite type
 CREATE DOMAIN ety_payload AS jsonb CHECK (VALUE ? 'id') CHECK (jsonb_typeof(VALUE->'id') = 'number');

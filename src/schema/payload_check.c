@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "schema/payload_check.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -66,6 +67,14 @@ typedef struct PathStep
 	int			index;
 } PathStep;
 
+/* The dimensions of an array, as far as they are known: 0 for none. */
+typedef struct ArrayShape
+{
+	int			ndims;
+	bool		known[MAXDIM];
+	int			dims[MAXDIM];
+} ArrayShape;
+
 struct PayloadCheck
 {
 	MemoryContext context;
@@ -89,6 +98,9 @@ static void check_json_domain(PayloadCheck *check, ValueCheck *value, JsonbValue
 static void check_object(PayloadCheck *check, ValueCheck *value, JsonbValue *json);
 static void refuse_other_keys(PayloadCheck *check, ValueCheck *value, JsonbContainer *object);
 static void check_array(PayloadCheck *check, ValueCheck *value, JsonbValue *json);
+static void check_dimension(PayloadCheck *check, ValueCheck *value, ArrayShape *shape,
+							JsonbValue *json, int level);
+static bool is_array(const JsonbValue *json);
 static char *scalar_string(JsonbValue *json);
 static void push_step(PayloadCheck *check, const char *field, int index);
 
@@ -406,33 +418,64 @@ refuse_other_keys(PayloadCheck *check, ValueCheck *value, JsonbContainer *object
 	}
 }
 
-/* Arrays in an array are further dimensions of it. */
 static void
 check_array(PayloadCheck *check, ValueCheck *value, JsonbValue *json)
 {
-	JsonbContainer *array = json->val.binary.data;
+	ArrayShape	shape = {0};
+
+	check_dimension(check, value, &shape, json, 1);
+}
+
+/*
+ * As jsonb_populate_record() does: arrays in an array are further dimensions of
+ * it, as many as its first elements have.
+ */
+static void
+check_dimension(PayloadCheck *check, ValueCheck *value, ArrayShape *shape,
+				JsonbValue *json, int level)
+{
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 	JsonbValue	member;
 	int			i = 0;
 
-	if (json->type != jbvBinary || !JsonContainerIsArray(array))
+	if (!is_array(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("an array is needed for type %s", value->type_name)));
-	iterator = JsonbIteratorInit(array);
+	if (level > MAXDIM)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("an array has at most %d dimensions", MAXDIM)));
+	iterator = JsonbIteratorInit(json->val.binary.data);
 	while ((token = JsonbIteratorNext(&iterator, &member, true)) != WJB_DONE)
 	{
 		if (token != WJB_ELEM)
 			continue;
 		push_step(check, NULL, i++);
-		if (member.type == jbvBinary && JsonContainerIsArray(member.val.binary.data) &&
-			value->element->kind != VALUE_ANY && value->element->kind != VALUE_JSON_DOMAIN)
-			check_array(check, value, &member);
-		else
+		if (shape->ndims == 0 && !is_array(&member))
+			shape->ndims = level;
+		if (level == shape->ndims)
 			check_value(check, value->element, &member);
+		else
+			check_dimension(check, value, shape, &member, level + 1);
 		check->depth--;
 	}
+	if (shape->ndims == 0)
+		shape->ndims = level;
+	if (shape->known[level - 1] && shape->dims[level - 1] != i)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("an array of %d elements is needed for type %s, as beside it",
+						shape->dims[level - 1], value->type_name)));
+	shape->known[level - 1] = true;
+	shape->dims[level - 1] = i;
+}
+
+static bool
+is_array(const JsonbValue *json)
+{
+	return json->type == jbvBinary && JsonContainerIsArray(json->val.binary.data);
 }
 
 static void
