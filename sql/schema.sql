@@ -127,6 +127,11 @@ SELECT version, data FROM daybook.replay('sch_orders', 'b', to_version => 1);
 \set VERBOSITY default
 SELECT * FROM daybook.replay('sch_orders', 'b');
 SELECT schema_version, checked, failed, first_failure FROM daybook.check_upcasters('sch_orders', all_events => true) WHERE type = 'Broken';
+-- also of an event that somebody made up, of which little is known
+SELECT daybook.upcast('sch_orders', ROW(1, 1, now(), 1, NULL, NULL, NULL, 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event);
+SELECT daybook.upcast('sch_orders', ROW(1, NULL, now(), 1, NULL, NULL, 'b', 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event);
+SELECT daybook.payload_as('sch_orders', ROW(NULL, NULL, NULL, 1, NULL, NULL, NULL, 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event, 'Broken');
+SELECT (daybook.upcast('sch_orders', ROW(NULL, NULL, NULL, 1, NULL, NULL, NULL, 'Broken', '{"n": 5}', NULL, NULL)::daybook.event)).data;
 DROP FUNCTION broken(jsonb);
 SELECT * FROM daybook.replay('sch_orders', 'b');
 SELECT path, mismatch FROM daybook.upcast_path('sch_orders', 'Broken', 1);

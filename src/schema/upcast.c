@@ -35,7 +35,8 @@ struct Upcasting
 	const char *search_path;	/* that is set now, NULL: not running as the owner */
 
 	/* for the error context */
-	Datum	   *event;
+	const Datum *event;
+	const bool *nulls;
 	const UpcastStep *step;
 };
 
@@ -184,6 +185,7 @@ Upcast(Upcasting *upcasting, Datum *values, bool *nulls)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	upcasting->event = values;
+	upcasting->nulls = nulls;
 	upcasting->step = NULL;
 
 	while ((first = find_step(upcasting, type, version)) >= 0)
@@ -343,11 +345,12 @@ UpcastAborted(Upcasting *upcasting)
 	upcasting->search_path = NULL;
 }
 
+/* An event that a caller of daybook.upcast() made up may have no place. */
 static void
 describe_event(void *arg)
 {
 	Upcasting  *upcasting = arg;
-	Datum	   *event = upcasting->event;
+	const Datum *event = upcasting->event;
 
 	if (upcasting->search_path)
 		HintAtSearchPath("An upcaster", upcasting->search_path);
@@ -355,8 +358,11 @@ describe_event(void *arg)
 		errcontext("upcaster %s of event type \"%s\", schema version %d",
 				   upcasting->step->function, text_to_cstring(upcasting->step->type),
 				   upcasting->step->from_version);
-	errcontext("event table \"%s\", stream \"%s\", version " INT64_FORMAT,
-			   upcasting->event_table,
-			   TextDatumGetCString(event[EVENT_STREAM_ID - 1]),
-			   DatumGetInt64(event[EVENT_VERSION - 1]));
+	if (upcasting->nulls[EVENT_STREAM_ID - 1] || upcasting->nulls[EVENT_VERSION - 1])
+		errcontext("event table \"%s\"", upcasting->event_table);
+	else
+		errcontext("event table \"%s\", stream \"%s\", version " INT64_FORMAT,
+				   upcasting->event_table,
+				   TextDatumGetCString(event[EVENT_STREAM_ID - 1]),
+				   DatumGetInt64(event[EVENT_VERSION - 1]));
 }

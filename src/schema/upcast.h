@@ -39,7 +39,7 @@ extern bool UpcastMayReach(const Upcasting *upcasting, const text *type, int32 v
 
 /*
  * Changes type, schema_version and data of an event, given as the values of
- * daybook.event; false: the event is dropped.  Functions run as the owner of
+ * daybook.event, of which others may be null; false: the event is dropped.  Functions run as the owner of
  * the event table from the first Upcast() to UpcastRest(), before which the
  * caller runs no code of others.
  */
