@@ -69,6 +69,12 @@ SELECT daybook.stream_version('sch_orders', 'parcel');
 SELECT type, schema_version, becomes, checked, dropped, failed FROM daybook.check_upcasters('sch_orders', true) WHERE type = 'Moved';
 SELECT path, mismatch FROM daybook.upcast_path('sch_orders', 'Moved', 1);
 SELECT type, from_version, to_type, function, place FROM daybook.upcaster WHERE event_table = 'sch_orders'::regclass ORDER BY 1, 2, place;
+-- all that becomes of a type is shown, also where one name is part of another
+CREATE FUNCTION as_big(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data WHERE (data->>'n')::int > 9 $$;
+SELECT daybook.create_upcaster('sch_orders', 'Ordered', 1, 'as_big(jsonb)', 'BigOrder');
+SELECT daybook.create_upcaster('sch_orders', 'Ordered', 1, 'same(jsonb)', 'Order');
+INSERT INTO sch_orders (stream_id, type, data) VALUES ('o', 'Ordered', '{"n": 10}'), ('o', 'Ordered', '{"n": 1}'), ('o', 'Ordered', '{"n": 11}');
+SELECT becomes, checked FROM daybook.check_upcasters('sch_orders', true) WHERE type = 'Ordered';
 
 -- read_all shows the same, and filters by what events have become
 CREATE PROCEDURE sch_wait() LANGUAGE plpgsql AS $$
@@ -235,6 +241,6 @@ SELECT count(*) FROM daybook.event_type;
 DROP SCHEMA sch_place CASCADE;
 DROP ROLE sch_owner, sch_other;
 DROP TYPE order_placed, sch_odd, sch_counted;
-DROP FUNCTION split_total(jsonb), add_currency(jsonb), as_shipped(jsonb), as_returned(jsonb), same(jsonb);
+DROP FUNCTION split_total(jsonb), add_currency(jsonb), as_shipped(jsonb), as_returned(jsonb), as_big(jsonb), same(jsonb);
 DROP PROCEDURE sch_wait();
 DROP FUNCTION again(jsonb), sch_again();

@@ -13,6 +13,7 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
 #include "schema/event_check.h"
@@ -35,7 +36,7 @@ typedef struct CheckedType
 	int64		checked;
 	int64		dropped;
 	int64		failed;
-	char	   *becomes;		/* of the last event that was kept */
+	List	   *becomes;		/* char *, what events turned into that were kept */
 	char	   *failure;		/* of the first that failed */
 } CheckedType;
 
@@ -67,6 +68,7 @@ static char *upcast_and_check(UpcasterCheck *check, CheckedType *type, TupleTabl
 							  bool *dropped);
 static void note_becoming(UpcasterCheck *check, CheckedType *type, Datum *values);
 static void return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo);
+static Datum becoming(const CheckedType *type);
 
 /* daybook.check_upcasters(event_table, all_events) */
 Datum
@@ -212,14 +214,15 @@ note_becoming(UpcasterCheck *check, CheckedType *type, Datum *values)
 {
 	char	   *becomes = psprintf("%s %d", TextDatumGetCString(values[EVENT_TYPE - 1]),
 								   DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]));
+	MemoryContext caller;
+	ListCell   *lc;
 
-	if (type->becomes && strcmp(type->becomes, becomes) == 0)
-		return;
-	if (type->becomes == NULL)
-		type->becomes = MemoryContextStrdup(check->context, becomes);
-	else if (strstr(type->becomes, becomes) == NULL)
-		type->becomes = MemoryContextStrdup(check->context,
-											psprintf("%s, %s", type->becomes, becomes));
+	foreach(lc, type->becomes)
+		if (strcmp(lfirst(lc), becomes) == 0)
+			return;
+	caller = MemoryContextSwitchTo(check->context);
+	type->becomes = lappend(type->becomes, pstrdup(becomes));
+	MemoryContextSwitchTo(caller);
 }
 
 static void
@@ -235,8 +238,8 @@ return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo)
 
 		values[0] = PointerGetDatum(type->type);
 		values[1] = Int32GetDatum(type->version);
-		nulls[2] = type->becomes == NULL;
-		values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(type->becomes);
+		nulls[2] = type->becomes == NIL;
+		values[2] = nulls[2] ? (Datum) 0 : becoming(type);
 		values[3] = Int64GetDatum(type->checked);
 		values[4] = Int64GetDatum(type->dropped);
 		values[5] = Int64GetDatum(type->failed);
@@ -244,4 +247,17 @@ return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo)
 		values[6] = nulls[6] ? (Datum) 0 : CStringGetTextDatum(type->failure);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+}
+
+/* As in "Shipped 2, Returned 2". */
+static Datum
+becoming(const CheckedType *type)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, type->becomes)
+		appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", (char *) lfirst(lc));
+	return CStringGetTextDatum(names.data);
 }
