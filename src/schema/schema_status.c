@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "replay/event_source.h"
 #include "schema/event_check.h"
 #include "schema/upcast.h"
@@ -28,9 +29,22 @@ PG_FUNCTION_INFO_V1(daybook_upcast_path);
 
 #define STORED_TYPES_NATTS	5
 
-static void append_path(const EventSchema *schema, const text *type, int32 version,
-						StringInfo path, StringInfo mismatch);
-static void note_mismatch(StringInfo mismatch, const char *problem);
+/* The steps from a type and version on, as they are written down. */
+typedef struct UpcastPath
+{
+	const EventSchema *schema;
+	bool	   *shown;			/* of the schema's steps, the first from each place */
+	StringInfoData path;
+	List	   *mismatches;		/* char * */
+} UpcastPath;
+
+static void describe_path(EventSchema *schema, UpcastPath *path, const text *type,
+						  int32 version);
+static void append_path(UpcastPath *path, const text *type, int32 version);
+static void append_steps(UpcastPath *path, int first, int end);
+static char *function_problem(const EventSchema *schema, const char *text);
+static void note_mismatch(UpcastPath *path, char *problem);
+static Datum mismatches(const UpcastPath *path);
 
 /* daybook.stored_types(event_table): read as the caller. */
 Datum
@@ -66,77 +80,129 @@ daybook_stored_types(PG_FUNCTION_ARGS)
 Datum
 daybook_upcast_path(PG_FUNCTION_ARGS)
 {
-	Relation	table = table_open(PG_GETARG_OID(0), AccessShareLock);
+	Relation	table = OpenReadableEventTable(PG_GETARG_OID(0));
 	EventSchema *schema;
-	StringInfoData path;
-	StringInfoData mismatch;
+	UpcastPath	path = {0};
 	TupleDesc	desc;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
-	(void) RequireEventTable(table);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	initStringInfo(&path);
-	initStringInfo(&mismatch);
+	initStringInfo(&path.path);
 	schema = PinEventSchema(table);
 	if (schema)
-	{
-		append_path(schema, PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2), &path, &mismatch);
-		UnpinEventSchema(schema);
-	}
+		describe_path(schema, &path, PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2));
 	else
-		appendStringInfo(&path, "%s %d", text_to_cstring(PG_GETARG_TEXT_PP(1)),
+		appendStringInfo(&path.path, "%s %d", text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						 PG_GETARG_INT32(2));
 	table_close(table, AccessShareLock);
-	values[0] = CStringGetTextDatum(path.data);
-	values[1] = CStringGetTextDatum(mismatch.data);
-	nulls[1] = mismatch.len == 0;
+	values[0] = CStringGetTextDatum(path.path.data);
+	nulls[1] = path.mismatches == NIL;
+	values[1] = nulls[1] ? (Datum) 0 : mismatches(&path);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
-/* As in "OrderPlaced 1 -> OrderPlaced 2", or "Moved 1 -> (Shipped 2 | Returned 2)". */
+/* Takes the schema's pin. */
 static void
-append_path(const EventSchema *schema, const text *type, int32 version,
-			StringInfo path, StringInfo mismatch)
+describe_path(EventSchema *schema, UpcastPath *path, const text *type, int32 version)
 {
+	path->schema = schema;
+	path->shown = palloc0(schema->step_count * sizeof(bool));
+	PG_TRY();
+	{
+		append_path(path, type, version);
+	}
+	PG_FINALLY();
+	{
+		UnpinEventSchema(schema);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * As in "OrderPlaced 1 -> OrderPlaced 2", or "Moved 1 -> (Shipped 2 | Returned 2)".
+ * Where ways meet again, what follows is written once, and "..." after that:
+ * there can be as many ways as 2 to the power of the versions.
+ */
+static void
+append_path(UpcastPath *path, const text *type, int32 version)
+{
+	const EventSchema *schema = path->schema;
 	int			first = FindUpcastStep(schema, type, version);
 	int			end = first;
-	Oid			function;
 
-	appendStringInfo(path, "%s %d", text_to_cstring(type), version);
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+	appendStringInfo(&path->path, "%s %d", text_to_cstring(type), version);
 	while (end < schema->step_count && schema->steps[end].from_version == version &&
 		   CompareTypes(schema->steps[end].type, type) == 0)
 		end++;
 	if (end == first)
+		note_mismatch(path, UpcastDeadEnd(schema, type, version));
+	else if (path->shown[first])
+		appendStringInfoString(&path->path, " ...");
+	else
 	{
-		note_mismatch(mismatch, UpcastDeadEnd(schema, type, version));
-		return;
+		path->shown[first] = true;
+		append_steps(path, first, end);
 	}
-	appendStringInfoString(path, end - first > 1 ? " -> (" : " -> ");
-	for (int i = first; i < end; i++)
-	{
-		if (i > first)
-			appendStringInfoString(path, " | ");
-		function = FunctionByText(schema->steps[i].function, schema->owner);
-		if (!OidIsValid(function))
-			note_mismatch(mismatch, psprintf("upcaster function %s does not exist",
-											 schema->steps[i].function));
-		else if (!IsUpcasterFunction(function))
-			note_mismatch(mismatch, psprintf("upcaster function %s is not a function that returns jsonb",
-											 schema->steps[i].function));
-		else if (!FunctionIsTrusted(function, schema->owner))
-			note_mismatch(mismatch, psprintf("upcaster function %s belongs to somebody else",
-											 schema->steps[i].function));
-		append_path(schema, schema->steps[i].to_type, version + 1, path, mismatch);
-	}
-	if (end - first > 1)
-		appendStringInfoChar(path, ')');
 }
 
 static void
-note_mismatch(StringInfo mismatch, const char *problem)
+append_steps(UpcastPath *path, int first, int end)
 {
-	if (problem)
-		appendStringInfo(mismatch, "%s%s", mismatch->len > 0 ? "; " : "", problem);
+	appendStringInfoString(&path->path, end - first > 1 ? " -> (" : " -> ");
+	for (int i = first; i < end; i++)
+	{
+		const UpcastStep *step = &path->schema->steps[i];
+
+		if (i > first)
+			appendStringInfoString(&path->path, " | ");
+		note_mismatch(path, function_problem(path->schema, step->function));
+		append_path(path, step->to_type, step->from_version + 1);
+	}
+	if (end - first > 1)
+		appendStringInfoChar(&path->path, ')');
+}
+
+/* Why an upcaster's function will not be run, NULL if it will. */
+static char *
+function_problem(const EventSchema *schema, const char *text)
+{
+	Oid			function = FunctionByText(text, schema->owner);
+
+	if (!OidIsValid(function))
+		return psprintf("upcaster function %s does not exist", text);
+	if (!IsUpcasterFunction(function))
+		return psprintf("upcaster function %s is not a function that returns jsonb", text);
+	if (!FunctionIsTrusted(function, schema->owner))
+		return psprintf("upcaster function %s belongs to somebody else", text);
+	return NULL;
+}
+
+/* NULL is no problem, and the same one is noted once. */
+static void
+note_mismatch(UpcastPath *path, char *problem)
+{
+	ListCell   *lc;
+
+	if (problem == NULL)
+		return;
+	foreach(lc, path->mismatches)
+		if (strcmp(lfirst(lc), problem) == 0)
+			return;
+	path->mismatches = lappend(path->mismatches, problem);
+}
+
+static Datum
+mismatches(const UpcastPath *path)
+{
+	StringInfoData result;
+	ListCell   *lc;
+
+	initStringInfo(&result);
+	foreach(lc, path->mismatches)
+		appendStringInfo(&result, "%s%s", result.len > 0 ? "; " : "", (char *) lfirst(lc));
+	return CStringGetTextDatum(result.data);
 }

@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "schema/upcast.h"
 #include "user_function.h"
 #include "utils/builtins.h"
@@ -34,6 +35,10 @@ struct Upcasting
 	RunAs		caller;
 	const char *search_path;	/* that is set now, NULL: not running as the owner */
 
+	/* of UpcastMayReach(): its calls, and the last that came by each step */
+	uint64		search;
+	uint64	   *searched;
+
 	/* for the error context */
 	const Datum *event;
 	const bool *nulls;
@@ -41,6 +46,8 @@ struct Upcasting
 };
 
 static void unpin(void *arg);
+static bool may_reach(Upcasting *upcasting, const text *type, int32 version,
+					  TypeTest test, void *arg);
 static int	find_step(const Upcasting *upcasting, const text *type, int32 version);
 static bool same_start(const UpcastStep *a, const UpcastStep *b);
 static bool call_step(Upcasting *upcasting, int i, Datum data, Datum *result);
@@ -78,6 +85,7 @@ UpcastingBegin(Relation event_table)
 	upcasting->event_table = pstrdup(RelationGetRelationName(event_table));
 	upcasting->owner = event_table->rd_rel->relowner;
 	upcasting->functions = palloc0(schema->step_count * sizeof(StepFunction));
+	upcasting->searched = palloc0(schema->step_count * sizeof(uint64));
 	upcasting->fcinfo = palloc0(SizeForFunctionCallInfo(1));
 	return upcasting;
 }
@@ -136,17 +144,28 @@ UpcastTupleApplies(const Upcasting *upcasting, HeapTuple tuple, TupleDesc desc)
 }
 
 bool
-UpcastMayReach(const Upcasting *upcasting, const text *type, int32 version,
-			   TypeTest test, void *arg)
+UpcastMayReach(Upcasting *upcasting, const text *type, int32 version, TypeTest test, void *arg)
+{
+	upcasting->search++;
+	return may_reach(upcasting, type, version, test, arg);
+}
+
+/* Ways can meet again: what follows is looked at by the first that gets there. */
+static bool
+may_reach(Upcasting *upcasting, const text *type, int32 version, TypeTest test, void *arg)
 {
 	const EventSchema *schema = upcasting->schema;
 	int			first = find_step(upcasting, type, version);
 
+	check_stack_depth();
 	if (first < 0)
 		return test(type, arg);
+	if (upcasting->searched[first] == upcasting->search)
+		return false;
+	upcasting->searched[first] = upcasting->search;
 	for (int i = first; i < schema->step_count &&
 		 same_start(&schema->steps[first], &schema->steps[i]); i++)
-		if (UpcastMayReach(upcasting, schema->steps[i].to_type, version + 1, test, arg))
+		if (may_reach(upcasting, schema->steps[i].to_type, version + 1, test, arg))
 			return true;
 	return false;
 }

@@ -34,7 +34,7 @@ extern bool UpcastApplies(const Upcasting *upcasting, const text *type, int32 ve
 
 /* Can it become one that passes the test? */
 typedef bool (*TypeTest) (const text *type, void *arg);
-extern bool UpcastMayReach(const Upcasting *upcasting, const text *type, int32 version,
+extern bool UpcastMayReach(Upcasting *upcasting, const text *type, int32 version,
 						   TypeTest test, void *arg);
 
 /*
