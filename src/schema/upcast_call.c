@@ -7,42 +7,69 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "compat.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "schema/upcast.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(daybook_upcast);
 PG_FUNCTION_INFO_V1(daybook_payload_as);
 PG_FUNCTION_INFO_V1(daybook_payload_record);
 
-/* What calls of one statement have in common. */
+/*
+ * What calls of one statement have in common.
+ *
+ * Upcasters run as the owner of the event table.  Whoever may read the table
+ * may see what they make of any event; for readers of an event view, who may
+ * read nothing else, they run on events that are stored.
+ */
 typedef struct UpcastCalls
 {
 	MemoryContext context;		/* of the upcasting, which is made anew when it changes */
 	Oid			event_table;
+	Oid			user;
+	bool		may_read;		/* the whole event table */
 	Upcasting  *upcasting;		/* NULL: nothing to be done */
 } UpcastCalls;
 
 static void describe_payload(void *arg);
 static UpcastCalls *prepare_calls(FunctionCallInfo fcinfo, Oid event_table);
-static bool upcast_row(FunctionCallInfo fcinfo, TupleDesc *desc, Datum *values, bool *nulls);
+static void read_row(HeapTupleHeader row, TupleDesc *desc, Datum *values, bool *nulls);
+static bool upcast_row(UpcastCalls *calls, Datum *values, bool *nulls);
+static void require_stored(Oid event_table, Datum *values, bool *nulls);
+static bool find_event(Relation event_table, Datum id, TupleTableSlot *slot);
+static bool same_event(TupleTableSlot *slot, const Datum *values, const bool *nulls);
 
 /* daybook.upcast(event_table, event) */
 Datum
 daybook_upcast(PG_FUNCTION_ARGS)
 {
+	Oid			event_table = PG_GETARG_OID(0);
+	UpcastCalls *calls = prepare_calls(fcinfo, event_table);
 	TupleDesc	desc;
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS];
 	Datum		result;
 
-	if (!upcast_row(fcinfo, &desc, values, nulls))
+	if (!calls->may_read)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(event_table));
+	read_row(PG_GETARG_HEAPTUPLEHEADER(1), &desc, values, nulls);
+	if (!upcast_row(calls, values, nulls))
 	{
 		ReleaseTupleDesc(desc);
 		PG_RETURN_NULL();
@@ -52,18 +79,20 @@ daybook_upcast(PG_FUNCTION_ARGS)
 	return result;
 }
 
-/* daybook.payload_as(event_table, event, type) */
+/* daybook.payload_as(event_table, event, type): views call it, whose readers may not read the table. */
 Datum
 daybook_payload_as(PG_FUNCTION_ARGS)
 {
+	UpcastCalls *calls = prepare_calls(fcinfo, PG_GETARG_OID(0));
 	text	   *type = PG_GETARG_TEXT_PP(2);
 	TupleDesc	desc;
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS];
-	bool		found = upcast_row(fcinfo, &desc, values, nulls);
 
+	read_row(PG_GETARG_HEAPTUPLEHEADER(1), &desc, values, nulls);
 	ReleaseTupleDesc(desc);
-	if (!found || CompareTypes(DatumGetTextPP(values[EVENT_TYPE - 1]), type) != 0)
+	if (!upcast_row(calls, values, nulls) ||
+		CompareTypes(DatumGetTextPP(values[EVENT_TYPE - 1]), type) != 0)
 		PG_RETURN_NULL();
 	return values[EVENT_DATA - 1];
 }
@@ -95,14 +124,11 @@ describe_payload(void *arg)
 				   text_to_cstring(PG_GETARG_TEXT_PP(2)), PG_GETARG_INT64(3));
 }
 
-/* Columns of the upcast event; false: it is dropped. */
-static bool
-upcast_row(FunctionCallInfo fcinfo, TupleDesc *desc, Datum *values, bool *nulls)
+/* The columns of an event. */
+static void
+read_row(HeapTupleHeader row, TupleDesc *desc, Datum *values, bool *nulls)
 {
-	UpcastCalls *calls = prepare_calls(fcinfo, PG_GETARG_OID(0));
-	HeapTupleHeader row = PG_GETARG_HEAPTUPLEHEADER(1);
 	HeapTupleData tuple = {0};
-	bool		kept = true;
 
 	tuple.t_len = HeapTupleHeaderGetDatumLength(row);
 	tuple.t_data = row;
@@ -112,14 +138,76 @@ upcast_row(FunctionCallInfo fcinfo, TupleDesc *desc, Datum *values, bool *nulls)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("an event must have a type, a schema version and data")));
-	if (calls->upcasting &&
-		UpcastApplies(calls->upcasting, DatumGetTextPP(values[EVENT_TYPE - 1]),
-					  DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1])))
-	{
-		kept = Upcast(calls->upcasting, values, nulls);
-		UpcastRest(calls->upcasting);
-	}
+}
+
+/* False: the event is dropped. */
+static bool
+upcast_row(UpcastCalls *calls, Datum *values, bool *nulls)
+{
+	bool		kept;
+
+	if (calls->upcasting == NULL ||
+		!UpcastApplies(calls->upcasting, DatumGetTextPP(values[EVENT_TYPE - 1]),
+					   DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1])))
+		return true;
+	if (!calls->may_read)
+		require_stored(calls->event_table, values, nulls);
+	kept = Upcast(calls->upcasting, values, nulls);
+	UpcastRest(calls->upcasting);
 	return kept;
+}
+
+static void
+require_stored(Oid event_table, Datum *values, bool *nulls)
+{
+	Relation	table = table_open(event_table, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(table, NULL);
+
+	if (nulls[EVENT_ID - 1] || !find_event(table, values[EVENT_ID - 1], slot) ||
+		!same_event(slot, values, nulls))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to upcast events that are not in event table \"%s\"",
+						RelationGetRelationName(table)),
+				 errdetail("Role \"%s\" may not read the table itself.",
+						   GetUserNameFromId(GetUserId(), false))));
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(table, NoLock);
+}
+
+static bool
+find_event(Relation event_table, Datum id, TupleTableSlot *slot)
+{
+	Relation	index = index_open(RequireEventTable(event_table)->id_index, AccessShareLock);
+	IndexScanDesc scan = index_beginscan_compat(event_table, index, GetActiveSnapshot(), 1);
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, id);
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	index_endscan(scan);
+	index_close(index, NoLock);
+	return found;
+}
+
+static bool
+same_event(TupleTableSlot *slot, const Datum *values, const bool *nulls)
+{
+	TupleDesc	desc = slot->tts_tupleDescriptor;
+
+	slot_getallattrs(slot);
+	for (int i = 0; i < EVENT_NATTS; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+
+		if (slot->tts_isnull[i] != nulls[i])
+			return false;
+		if (!nulls[i] && !datum_image_eq(slot->tts_values[i], values[i],
+										 column->attbyval, column->attlen))
+			return false;
+	}
+	return true;
 }
 
 static UpcastCalls *
@@ -136,7 +224,7 @@ prepare_calls(FunctionCallInfo fcinfo, Oid event_table)
 											   ALLOCSET_SMALL_SIZES);
 		fcinfo->flinfo->fn_extra = calls;
 	}
-	else if (calls->event_table == event_table &&
+	else if (calls->event_table == event_table && calls->user == GetUserId() &&
 			 UpcastingIsCurrent(calls->upcasting, event_table))
 		return calls;
 
@@ -146,6 +234,8 @@ prepare_calls(FunctionCallInfo fcinfo, Oid event_table)
 	(void) RequireEventTable(table);
 	calls->upcasting = UpcastingBegin(table);
 	calls->event_table = event_table;
+	calls->user = GetUserId();
+	calls->may_read = pg_class_aclcheck(event_table, calls->user, ACL_SELECT) == ACLCHECK_OK;
 	table_close(table, NoLock);
 	MemoryContextSwitchTo(caller);
 	return calls;
