@@ -7,14 +7,18 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "daybook.h"
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "nodes/nodeFuncs.h"
 #include "replay/event_source.h"
+#include "rewrite/rewriteHandler.h"
 #include "schema/event_schema.h"
 #include "schema/schema_ddl.h"
 #include "utils/builtins.h"
@@ -24,17 +28,34 @@
 
 PG_FUNCTION_INFO_V1(daybook_create_event_view);
 
+/* Events of other types pass through the view's scan: no condition of a reader may see them. */
+#define DEFAULT_OPTIONS		"security_barrier"
+
 /* The columns of an event table that the view shows. */
 static const char *const shown_columns[] = {
 	"id", "stream_id", "version", "recorded_at", "recorded_by", "event_id", "metadata", "tags"
 };
 
+/* What is_view_of() looks for. */
+typedef struct EventViewOf
+{
+	Oid			event_table;
+	const text *type;
+} EventViewOf;
+
+static void create_view(Relation event_table, text *type, int32 version, const char *name,
+						const char *query);
+static const char *replaced_options(Relation event_table, text *type, Oid view);
+static bool calls_payload_as(Node *node, void *arg);
+static void hint_at_drop(void *arg);
 static Oid	newest_payload_type(Relation event_table, text *type, int32 *version);
 static char *view_name(Relation event_table, text *type);
 static char *snake_case(text *type);
 static char *view_query(Relation event_table, text *type, Oid payload_type);
 static void append_fields(StringInfo query, Oid payload_type);
+static const char *column_name(TupleDesc fields, const char *field);
 static bool is_shown(const char *column);
+static bool has_field(TupleDesc fields, const char *name);
 
 /* daybook.create_event_view(event_table, type) */
 Datum
@@ -43,7 +64,6 @@ daybook_create_event_view(PG_FUNCTION_ARGS)
 	text	   *type = RequireTypeArgument(fcinfo, 1, "type");
 	Relation	table;
 	char	   *name;
-	char	   *schema;
 	char	   *query;
 	int32		version;
 
@@ -51,21 +71,99 @@ daybook_create_event_view(PG_FUNCTION_ARGS)
 	table = OpenReadableEventTable(PG_GETARG_OID(0));
 	query = view_query(table, type, newest_payload_type(table, type, &version));
 	name = view_name(table, type);
-	schema = get_namespace_name(RelationGetNamespace(table));
+	create_view(table, type, version, name, query);
+	table_close(table, NoLock);
+	PG_RETURN_OID(get_relname_relid(name, RelationGetNamespace(table)));
+}
 
+/* Replaces the view that is there only if it was made for the same type of the same table. */
+static void
+create_view(Relation event_table, text *type, int32 version, const char *name, const char *query)
+{
+	Oid			schema = RelationGetNamespace(event_table);
+	Oid			present = get_relname_relid(name, schema);
+	const char *view = quote_qualified_identifier(get_namespace_name(schema), name);
+	const char *options = OidIsValid(present) ? replaced_options(event_table, type, present) :
+		DEFAULT_OPTIONS;
+	ErrorContextCallback callback;
+
+	callback.callback = hint_at_drop;
+	callback.arg = unconstify(char *, view);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	SPI_connect();
-	if (SPI_execute(psprintf("CREATE OR REPLACE VIEW %s AS %s",
-							 quote_qualified_identifier(schema, name), query),
+	if (SPI_execute(psprintf("CREATE %sVIEW %s WITH (%s) AS %s",
+							 OidIsValid(present) ? "OR REPLACE " : "", view, options, query),
 					false, 0) != SPI_OK_UTILITY ||
-		SPI_execute(psprintf("COMMENT ON VIEW %s IS %s",
-							 quote_qualified_identifier(schema, name),
+		SPI_execute(psprintf("COMMENT ON VIEW %s IS %s", view,
 							 quote_literal_cstr(psprintf("events of type %s, schema version %d",
 														 text_to_cstring(type), version))),
 					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not create view \"%s\"", name);
+		elog(ERROR, "could not create view %s", view);
 	SPI_finish();
-	table_close(table, NoLock);
-	PG_RETURN_OID(get_relname_relid(name, get_namespace_oid(schema, false)));
+	error_context_stack = callback.previous;
+}
+
+/*
+ * The options of a view that is to be replaced, which may have been changed
+ * since; an error unless it calls payload_as() for the table and the type, as
+ * no other does.
+ */
+static const char *
+replaced_options(Relation event_table, text *type, Oid view)
+{
+	Relation	present = relation_open(view, AccessShareLock);
+	EventViewOf wanted = {RelationGetRelid(event_table), type};
+	const char *options = DEFAULT_OPTIONS;
+
+	if (present->rd_rel->relkind != RELKIND_VIEW ||
+		!calls_payload_as((Node *) get_view_query(present), &wanted))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists", RelationGetRelationName(present)),
+				 errdetail("It is not the view of events of type \"%s\" of event table \"%s\".",
+						   text_to_cstring(type), RelationGetRelationName(event_table)),
+				 errhint("Give what is there another name, or drop it.")));
+	if (present->rd_options)
+		options = psprintf("security_barrier = %s, security_invoker = %s",
+						   RelationIsSecurityView(present) ? "true" : "false",
+						   RelationHasSecurityInvoker(present) ? "true" : "false");
+	relation_close(present, NoLock);
+	return options;
+}
+
+static bool
+calls_payload_as(Node *node, void *arg)
+{
+	EventViewOf *wanted = arg;
+	FuncExpr   *call = (FuncExpr *) node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, calls_payload_as, arg, 0);
+	if (IsA(node, FuncExpr) && get_func_namespace(call->funcid) == GetDaybookOids()->schema &&
+		strcmp(get_func_name(call->funcid), "payload_as") == 0)
+	{
+		Const	   *event_table = linitial(call->args);
+		Const	   *type = lthird(call->args);
+
+		if (IsA(event_table, Const) && !event_table->constisnull &&
+			DatumGetObjectId(event_table->constvalue) == wanted->event_table &&
+			IsA(type, Const) && !type->constisnull &&
+			CompareTypes(DatumGetTextPP(type->constvalue), wanted->type) == 0)
+			return true;
+	}
+	return expression_tree_walker(node, calls_payload_as, arg);
+}
+
+/* PostgreSQL's own hint, to rename columns of the view, leads nowhere. */
+static void
+hint_at_drop(void *arg)
+{
+	if (geterrcode() == ERRCODE_INVALID_TABLE_DEFINITION)
+		errhint("Only new columns at the end can be added to a view. Drop view %s, and create it again.",
+				(char *) arg);
 }
 
 /* What the newest registered version of the type looks like. */
@@ -153,7 +251,6 @@ view_query(Relation event_table, text *type, Oid payload_type)
 	return query.data;
 }
 
-/* A field with the name of an event's column is shown as data_ and its name. */
 static void
 append_fields(StringInfo query, Oid payload_type)
 {
@@ -162,15 +259,41 @@ append_fields(StringInfo query, Oid payload_type)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute field = TupleDescAttr(desc, i);
-		char	   *name = NameStr(field->attname);
+		const char *name = NameStr(field->attname);
 
 		if (field->attisdropped)
 			continue;
-		appendStringInfo(query, ", p.%s", quote_identifier(name));
-		if (is_shown(name))
-			appendStringInfo(query, " AS %s", quote_identifier(psprintf("data_%s", name)));
+		appendStringInfo(query, ", p.%s AS %s", quote_identifier(name),
+						 quote_identifier(column_name(desc, name)));
 	}
 	ReleaseTupleDesc(desc);
+}
+
+/*
+ * A field with the name of an event's column is shown as data_ and its name,
+ * once more if there is a field of that name.
+ */
+static const char *
+column_name(TupleDesc fields, const char *field)
+{
+	const char *name = field;
+
+	if (!is_shown(field))
+		return field;
+	do
+		name = psprintf("data_%s", name);
+	while (has_field(fields, name));
+	return name;
+}
+
+static bool
+has_field(TupleDesc fields, const char *name)
+{
+	for (int i = 0; i < fields->natts; i++)
+		if (!TupleDescAttr(fields, i)->attisdropped &&
+			strcmp(NameStr(TupleDescAttr(fields, i)->attname), name) == 0)
+			return true;
+	return false;
 }
 
 static bool
