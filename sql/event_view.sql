@@ -60,6 +60,14 @@ SELECT daybook.create_event_view('evv', 'Odd');
 INSERT INTO evv (stream_id, type, data) VALUES ('odd', 'Odd', '{"id": 1, "data_id": 2, "data_data_id": 3, "tags": "t"}');
 SELECT stream_id, data_data_data_id, data_id, data_data_id, data_tags FROM evv_odd;
 
+-- upcasters of events that can never be of the type are not run
+CREATE FUNCTION evv_fail(data jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not for this type'; END $$;
+CREATE FUNCTION evv_same(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT data $$;
+SELECT daybook.create_upcaster('evv', 'Other', 1, 'evv_fail(jsonb)', 'Other');
+SELECT daybook.create_upcaster('evv', 'Strange', 1, 'evv_same(jsonb)', 'Odd');
+INSERT INTO evv (stream_id, type, data) VALUES ('other', 'Other', '{"id": 5}'), ('strange', 'Strange', '{"id": 6}');
+SELECT stream_id, data_data_data_id FROM evv_odd ORDER BY id;
+
 -- who may read the view sees nothing of other types
 CREATE ROLE evv_analyst;
 GRANT SELECT ON evv_odd TO evv_analyst;
@@ -90,5 +98,5 @@ SELECT format('DROP VIEW %s', oid::regclass) FROM pg_class WHERE relname LIKE 'e
 SELECT daybook.drop_event_table('evv', force => true);
 DROP TABLE evv_table;
 DROP TYPE evv_placed, evv_placed_2, evv_placed_3, evv_oddity;
-DROP FUNCTION evv_try(text), evv_leak(text, jsonb), evv_index_conditions(text);
+DROP FUNCTION evv_try(text), evv_leak(text, jsonb), evv_fail(jsonb), evv_same(jsonb), evv_index_conditions(text);
 DROP ROLE evv_analyst;

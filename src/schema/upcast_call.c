@@ -50,6 +50,7 @@ typedef struct UpcastCalls
 static void describe_payload(void *arg);
 static UpcastCalls *prepare_calls(FunctionCallInfo fcinfo, Oid event_table);
 static void read_row(HeapTupleHeader row, TupleDesc *desc, Datum *values, bool *nulls);
+static bool is_type(const text *type, void *wanted);
 static bool upcast_row(UpcastCalls *calls, Datum *values, bool *nulls);
 static void require_stored(Oid event_table, Datum *values, bool *nulls);
 static bool find_event(Relation event_table, Datum id, TupleTableSlot *slot);
@@ -91,10 +92,21 @@ daybook_payload_as(PG_FUNCTION_ARGS)
 
 	read_row(PG_GETARG_HEAPTUPLEHEADER(1), &desc, values, nulls);
 	ReleaseTupleDesc(desc);
+	/* most events that a view passes over are of other types, whose upcasters are none of its business */
+	if (calls->upcasting &&
+		!UpcastMayReach(calls->upcasting, DatumGetTextPP(values[EVENT_TYPE - 1]),
+						DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]), is_type, type))
+		PG_RETURN_NULL();
 	if (!upcast_row(calls, values, nulls) ||
 		CompareTypes(DatumGetTextPP(values[EVENT_TYPE - 1]), type) != 0)
 		PG_RETURN_NULL();
 	return values[EVENT_DATA - 1];
+}
+
+static bool
+is_type(const text *type, void *wanted)
+{
+	return CompareTypes(type, wanted) == 0;
 }
 
 /* daybook.payload_record(base, payload, stream_id, version) */
