@@ -22,10 +22,12 @@
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "miscadmin.h"
+#include "parallel_check.h"
 #include "projection/projection.h"
 #include "projection/projector_slots.h"
 #include "replay/row_function.h"
 #include "schema/event_check.h"
+#include "schema/upcast.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/shmem.h"
@@ -93,6 +95,8 @@ _PG_init(void)
 	GuardInit();
 	AppendCallbacksInit();
 	EventCheckInit();
+	ParallelChecksInit();
+	UpcastCallsInit();
 	WorkerCallbacksInit();
 	EarlyLockReleaseInit();
 	DatabaseCommandsInit();

@@ -9,6 +9,7 @@
 #define DAYBOOK_FOLD_H
 
 #include "executor/tuptable.h"
+#include "nodes/primnodes.h"
 #include "replay/row_function.h"
 #include "replay/stream_reader.h"
 #include "utils/rel.h"
@@ -126,5 +127,6 @@ extern void FoldAllInit(void);
 
 /* fold_estimate.c */
 extern bool FoldAllEstimate(const List *args, RowEstimate *estimate);
+extern bool FoldCallIsParallelSafe(const FuncExpr *call);
 
 #endif							/* DAYBOOK_FOLD_H */

@@ -20,6 +20,7 @@
 #include "fold/fold.h"
 #include "fold/fold_share.h"
 #include "miscadmin.h"
+#include "parallel_check.h"
 #include "replay/event_source.h"
 #include "replay/row_function.h"
 #include "utils/builtins.h"
@@ -112,6 +113,9 @@ FoldAllInit(void)
 {
 	RegisterRowFunction(&FoldAllFunction);
 	RegisterRowFunction(&FoldAllTypedFunction);
+	RegisterParallelCheck("fold", FoldCallIsParallelSafe);
+	RegisterParallelCheck("fold_all", FoldCallIsParallelSafe);
+	RegisterParallelCheck("diff", FoldCallIsParallelSafe);
 }
 
 /* daybook.fold_all(name) */

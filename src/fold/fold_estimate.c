@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fold_estimate.c
- *	  What the planner is told about fold_all().
+ *	  What the planner is told about folds.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,8 @@
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
-#include "schema/event_schema.h"
+#include "parallel_check.h"
+#include "schema/upcast.h"
 #include "user_function.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -29,7 +30,7 @@
 static bool estimate_table(Oid transition, Relation event_table, RowEstimate *estimate);
 static double stream_count(Relation event_table, double events);
 static Cost function_cost(Oid function);
-static bool upcasters_are_parallel_safe(Relation event_table);
+static bool is_parallel_safe(Oid transition, Relation event_table);
 
 /* False where the fold is not known yet, or is not for the user. */
 bool
@@ -72,10 +73,42 @@ estimate_table(Oid transition, Relation event_table, RowEstimate *estimate)
 	estimate->rows = stream_count(event_table, events);
 	estimate->cost = pages * random_page_cost +
 		events * (cpu_index_tuple_cost + cpu_tuple_cost + function_cost(transition));
-	estimate->parallel_safe = func_parallel(transition) == PROPARALLEL_SAFE &&
-		event_table->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&
-		upcasters_are_parallel_safe(event_table);
+	estimate->parallel_safe = is_parallel_safe(transition, event_table);
 	return true;
+}
+
+static bool
+is_parallel_safe(Oid transition, Relation event_table)
+{
+	return func_parallel(transition) == PROPARALLEL_SAFE &&
+		event_table->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&
+		UpcastersAreParallelSafe(event_table);
+}
+
+/* A fold that is not known yet may be any; one that does not exist fails anyway. */
+bool
+FoldCallIsParallelSafe(const FuncExpr *call)
+{
+	Const	   *name = ConstantArgument(call, 0);
+	FoldDefinition *definition;
+	Relation	table;
+	Oid			transition;
+	bool		safe;
+
+	if (name == NULL)
+		return false;
+	if (name->constisnull)
+		return true;
+	definition = LoadFoldDefinition(TextDatumGetCString(name->constvalue));
+	if (definition == NULL)
+		return true;
+	transition = FunctionByText(definition->transition);
+	table = try_relation_open(definition->event_table, AccessShareLock);
+	if (table == NULL)
+		return true;
+	safe = OidIsValid(transition) && is_parallel_safe(transition, table);
+	table_close(table, NoLock);
+	return safe;
 }
 
 static double
@@ -108,21 +141,4 @@ function_cost(Oid function)
 	cost = ((Form_pg_proc) GETSTRUCT(tuple))->procost * cpu_operator_cost;
 	ReleaseSysCache(tuple);
 	return cost;
-}
-
-static bool
-upcasters_are_parallel_safe(Relation event_table)
-{
-	EventSchema *schema = PinEventSchema(event_table);
-	bool		safe = true;
-
-	for (int i = 0; schema && i < schema->step_count; i++)
-	{
-		Oid			function = FunctionByText(schema->steps[i].function, schema->owner);
-
-		safe &= OidIsValid(function) && func_parallel(function) == PROPARALLEL_SAFE;
-	}
-	if (schema)
-		UnpinEventSchema(schema);
-	return safe;
 }

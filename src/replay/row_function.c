@@ -33,7 +33,9 @@
 #include "optimizer/restrictinfo.h"
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
+#include "parallel_check.h"
 #include "replay/row_function.h"
+#include "schema/upcast.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -136,6 +138,7 @@ RowFunctionsInit(void)
 	RegisterRowFunction(&ReplayFunction);
 	RegisterRowFunction(&RecordedFunction);
 	RegisterRowFunction(&ReadAllFunction);
+	RegisterParallelCheck("replay", UpcastCallIsParallelSafe);
 	RegisterCustomScanMethods(&scan_methods);
 	prev_set_rel_pathlist_hook = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_stream_path;

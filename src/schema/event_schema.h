@@ -52,6 +52,7 @@ typedef struct EventSchema
 	EventType  *types;
 	int			step_count;
 	UpcastStep *steps;
+	bool		parallel_safe;	/* all upcasters are known to be */
 } EventSchema;
 
 /*

@@ -14,6 +14,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "nodes/primnodes.h"
 #include "schema/event_schema.h"
 
 /* The upcasters of an event table, made ready. */
@@ -56,6 +57,15 @@ extern HeapTuple UpcastTuple(Upcasting *upcasting, HeapTuple tuple, TupleDesc de
  * What is wrong with it if events are left at this version, NULL for nothing.
  */
 extern char *UpcastDeadEnd(const EventSchema *schema, const text *type, int32 version);
+
+/* Are they all marked PARALLEL SAFE? */
+extern bool UpcastersAreParallelSafe(Relation event_table);
+
+/* The same for a call of a function whose first argument is an event table. */
+extern bool UpcastCallIsParallelSafe(const FuncExpr *call);
+
+/* Called once when the module is loaded. */
+extern void UpcastCallsInit(void);
 
 /* UpcastApplies() of a tuple. */
 extern bool UpcastTupleApplies(const Upcasting *upcasting, HeapTuple tuple, TupleDesc desc);

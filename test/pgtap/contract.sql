@@ -46,7 +46,7 @@ INSERT INTO declared VALUES
 ('daybook.sequencer_state_now()', '', 'volatile strict restricted', 'everyone');
 -- replay
 INSERT INTO declared VALUES
-('daybook.read_all(bigint,integer,regclass[],text[],text[])', 'after, max_events, event_tables, categories, types', 'stable safe', 'everyone'),
+('daybook.read_all(bigint,integer,regclass[],text[],text[])', 'after, max_events, event_tables, categories, types', 'stable unsafe', 'everyone'),
 ('daybook.recorded(regclass,text)', 'event_table, stream_id', 'stable safe', 'everyone'),
 ('daybook.replay(regclass,text,bigint,bigint,timestamp with time zone,boolean)', 'event_table, stream_id, from_version, to_version, until, backwards', 'stable safe', 'everyone'),
 ('daybook.stream_version(regclass,text)', 'event_table, stream_id', 'stable strict safe', 'everyone');
