@@ -88,6 +88,16 @@ SELECT daybook.fold('srt_count', 's');
 REVOKE srt_alice FROM srt_deputy;
 SELECT srt_try($$SELECT data FROM daybook.replay('srt_shared.events', 's', 1, 1)$$);
 SELECT srt_try($$SELECT daybook.fold('srt_count', 's')$$);
+-- what the owner of a schema keeps there for others can be used
+CREATE SCHEMA srt_library AUTHORIZATION srt_eve;
+GRANT USAGE ON SCHEMA srt_library TO srt_alice;
+ALTER FUNCTION srt_shared.up(jsonb) OWNER TO CURRENT_USER;
+SET ROLE srt_eve;
+CREATE FUNCTION srt_library.up(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"library": true}' $$;
+SET ROLE srt_alice;
+SELECT daybook.create_upcaster('srt_shared.events', 'T', 2, 'srt_library.up(jsonb)');
+RESET ROLE;
+SELECT data FROM daybook.replay('srt_shared.events', 's', 1, 1);
 
 -- what ends with the session cannot be registered
 SET ROLE srt_alice;
@@ -107,6 +117,7 @@ RESET ROLE;
 DISCARD TEMP;
 
 DROP SCHEMA srt_private CASCADE;
+DROP SCHEMA srt_library CASCADE;
 SELECT daybook.drop_fold('srt_count');
 SELECT daybook.drop_event_table('srt_shared.events', force => true);
 DROP SCHEMA srt_shared CASCADE;

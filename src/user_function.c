@@ -30,6 +30,7 @@ static void run_as(RunAs *saved, Oid role, int sec_context, const char *search_p
 static void require_role(Oid role);
 static bool anyone_may_create_in(Oid schema);
 static Oid	function_owner(Oid function);
+static Oid	schema_owner(Oid schema);
 
 void
 RunAsRole(RunAs *saved, Oid role, const char *search_path)
@@ -172,7 +173,22 @@ RefuseTemporaryFunction(Oid function)
 bool
 FunctionIsTrusted(Oid function, Oid role)
 {
-	return has_privs_of_role(function_owner(function), role);
+	Oid			owner = function_owner(function);
+
+	return has_privs_of_role(owner, role) || owner == schema_owner(get_func_namespace(function));
+}
+
+static Oid
+schema_owner(Oid schema)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", schema);
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }
 
 static Oid
@@ -207,7 +223,7 @@ CheckMayRun(Oid function, Oid role)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("function %s must not run as role \"%s\"", FunctionText(function),
 						GetUserNameFromId(role, false)),
-				 errdetail("It belongs to role \"%s\", which does not have the rights of \"%s\".",
+				 errdetail("It belongs to role \"%s\", which neither has the rights of \"%s\" nor owns the function's schema.",
 						   GetUserNameFromId(function_owner(function), false),
 						   GetUserNameFromId(role, false)),
 				 errhint("Have a function of \"%s\" call it, or change its owner.",

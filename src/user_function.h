@@ -48,7 +48,8 @@ extern void RefuseTemporaryFunction(Oid function);
 /*
  * A function runs with all rights of the role, and whoever can create one in
  * its schema can take its name over when it was dropped.  So it has to belong
- * to somebody who could act as the role anyway.
+ * to somebody who could act as the role anyway, or to the schema's owner, who
+ * decides what is in it.
  */
 extern bool FunctionIsTrusted(Oid function, Oid role);
 

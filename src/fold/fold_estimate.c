@@ -102,7 +102,7 @@ FoldCallIsParallelSafe(const FuncExpr *call)
 	definition = LoadFoldDefinition(TextDatumGetCString(name->constvalue));
 	if (definition == NULL)
 		return true;
-	transition = FunctionByText(definition->transition);
+	transition = FunctionByText(definition->transition, definition->owner);
 	table = try_relation_open(definition->event_table, AccessShareLock);
 	if (table == NULL)
 		return true;
