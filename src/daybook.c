@@ -103,6 +103,7 @@ _PG_init(void)
 	RowFunctionsInit();
 	FoldAllInit();
 	RedirectInit();
+	TrustInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -13,9 +13,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -72,8 +70,6 @@ static void wait_for_writers(const Projection *projection);
 static void run_function(Handler *handler, EventBatch *batch);
 static EventPlace event_place(TupleTableSlot *slot);
 static Datum event_datum(TupleTableSlot *slot, TupleDesc event_desc);
-static char *owner_search_path(const Projection *projection);
-static void append_schemas(StringInfo path, List **schemas, ArrayType *relations);
 static void handler_error_context(void *arg);
 
 /* The handler of a projection as it stands, NULL if there is no projection. */
@@ -100,14 +96,24 @@ HandlerGet(const char *name)
 void
 HandlerCheck(const Projection *projection)
 {
+	const HandlerTrust *outer_trust;
 	OwnerContext owner;
 	FmgrInfo	function;
 
 	OwnerContextEnter(&owner, projection);
-	if (projection->has_function)
-		(void) resolve_function(projection, &function);
-	else
-		check_sql(projection);
+	outer_trust = Trust(&owner.trust);
+	PG_TRY();
+	{
+		if (projection->has_function)
+			(void) resolve_function(projection, &function);
+		else
+			check_sql(projection);
+	}
+	PG_FINALLY();
+	{
+		(void) Trust(outer_trust);
+	}
+	PG_END_TRY();
 	OwnerContextLeave(&owner);
 }
 
@@ -139,6 +145,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	const RowRelation *outer_stream;
 	Redirection redirection = {handler->projection->live_tables, handler->projection->tables};
 	Redirection outer_redirection;
+	const HandlerTrust *outer_trust;
 	ErrorContextCallback callback;
 	OwnerContext owner;
 
@@ -151,6 +158,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	handler->running++;
 	outer_redirection = Redirect(redirection);
 	outer_stream = StreamRelation(stream);
+	outer_trust = Trust(&owner.trust);
 	PG_TRY();
 	{
 		work(handler, batch);
@@ -160,6 +168,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 		handler->running--;
 		(void) Redirect(outer_redirection);
 		(void) StreamRelation(outer_stream);
+		(void) Trust(outer_trust);
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);
@@ -207,7 +216,7 @@ EventBatchAdd(EventBatch *batch, const LogEvent *event)
 
 /*
  * Becomes the owner, with no way back to the caller's rights, and looks names
- * up where the projection's tables and its sources are.
+ * up where the projection's tables and its sources are, as far as that is safe.
  */
 void
 OwnerContextEnter(OwnerContext *saved, const Projection *projection)
@@ -215,7 +224,8 @@ OwnerContextEnter(OwnerContext *saved, const Projection *projection)
 	check_owner_exists(projection);
 	GetUserIdAndSecContext(&saved->save_userid, &saved->save_sec_context);
 	saved->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", owner_search_path(projection),
+	TrustFor(&saved->trust, projection);
+	(void) set_config_option("search_path", TrustedSearchPath(&saved->trust, projection),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	SetUserIdAndSecContext(projection->owner,
 						   saved->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
@@ -353,6 +363,7 @@ resolve_function(const Projection *projection, FmgrInfo *function)
 #endif
 	if (acl != ACLCHECK_OK)
 		aclcheck_error(acl, OBJECT_FUNCTION, signature);
+	TrustCheckFunction(oid);
 	fmgr_info(oid, function);
 	return argument == log_event;
 }
@@ -604,45 +615,6 @@ event_datum(TupleTableSlot *slot, TupleDesc event_desc)
 		from++;
 	}
 	return heap_copy_tuple_as_datum(heap_form_tuple(event_desc, values, nulls), event_desc);
-}
-
-/*
- * pg_catalog first, so that no table's schema can shadow what is built in,
- * and pg_temp last, as in any safe path.
- */
-static char *
-owner_search_path(const Projection *projection)
-{
-	StringInfoData path;
-	List	   *schemas = NIL;
-
-	initStringInfo(&path);
-	appendStringInfoString(&path, "pg_catalog");
-	append_schemas(&path, &schemas, projection->tables);
-	if (projection->live_tables != NULL)
-		append_schemas(&path, &schemas, projection->live_tables);
-	append_schemas(&path, &schemas, projection->sources);
-	appendStringInfoString(&path, ", pg_temp");
-	return path.data;
-}
-
-/* Adds the schemas of relations that are not in the list yet. */
-static void
-append_schemas(StringInfo path, List **schemas, ArrayType *relations)
-{
-	Oid		   *oids;
-	int			n = RelationArray(relations, &oids);
-
-	for (int i = 0; i < n; i++)
-	{
-		Oid			schema = get_rel_namespace(oids[i]);
-
-		if (!OidIsValid(schema) || schema == PG_CATALOG_NAMESPACE ||
-			list_member_oid(*schemas, schema))
-			continue;
-		*schemas = lappend_oid(*schemas, schema);
-		appendStringInfo(path, ", %s", quote_identifier(get_namespace_name(schema)));
-	}
 }
 
 static void

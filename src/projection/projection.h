@@ -179,9 +179,25 @@ extern void EventBatchEnd(EventBatch *batch);
 /* handler_reads.c */
 extern bool HandlerMayRead(SPIPlanPtr plan, ArrayType *tables);
 
+/* Whose objects a handler may use. */
+typedef struct HandlerTrust
+{
+	Oid			owner;			/* as whom it runs */
+	List	   *roles;			/* besides superusers */
+	List	   *open_schemas;	/* of its tables: others can create objects there */
+} HandlerTrust;
+
+/* trust.c */
+extern void TrustInit(void);
+extern void TrustFor(HandlerTrust *result, const Projection *projection);
+extern const HandlerTrust *Trust(const HandlerTrust *to);
+extern char *TrustedSearchPath(const HandlerTrust *by, const Projection *projection);
+extern void TrustCheckFunction(Oid function);
+
 /* The projection's owner and search path, for as long as its code runs. */
 typedef struct OwnerContext
 {
+	HandlerTrust trust;
 	Oid			save_userid;
 	int			save_sec_context;
 	int			guc_level;
