@@ -165,6 +165,24 @@ SELECT last_value > 4 AS tried_again FROM attempt;
 SELECT state, parked_events, attempts FROM daybook.projection_status WHERE name = 'unlucky';
 SELECT daybook.drop_projection('unlucky');
 
+-- a handler that changes its own projection
+CREATE FUNCTION change_own(e daybook.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.data->>'n' = '100' THEN PERFORM daybook.pause_projection('own');
+	ELSIF e.data->>'n' = '200' THEN PERFORM daybook.drop_projection('own');
+	END IF;
+END $$;
+SELECT daybook.create_projection('own', '{account}', 'change_own(daybook.event)'::regprocedure, '{tries}', on_error => 'stop');
+SELECT reach('own', 'failed');
+SELECT error_sqlstate, error_message, attempts > 0 AS tried, retry_at > failed_at AS to_be_retried FROM daybook.projection_status WHERE name = 'own';
+SELECT daybook.alter_projection('own', on_error => 'park'), daybook.resume_projection('own');
+SELECT daybook.wait_for_projection('own', timeout => '1min') - :base AS position;
+SELECT data->>'n' AS n, p.sqlstate, p.message FROM daybook.parked_events p JOIN account a ON a.id = p.event_id WHERE projection = 'own' AND is_cause ORDER BY position;
+SELECT daybook.drop_projection('own');
+SELECT daybook.create_projection('own', '{account}', 'change_own(daybook.event)'::regprocedure, '{tries}', mode => 'inline', types => '{Changed}');
+INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Changed', '{"n": 100}');
+SELECT daybook.drop_projection('own');
+
 -- a table that is gone, and one that comes back
 CREATE TABLE brief (id bigint);
 SELECT daybook.create_projection('brief', '{account}', 'INSERT INTO brief SELECT id FROM new_events', '{brief}');

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
+static void check_not_in_handler(const char *name);
 static bool rebuild_in_place(const Projection *projection, bool may_choose, bool in_place,
 							 const RebuildOptions *options);
 static void set_independent(Projection *projection, bool independent, bool goes_on);
@@ -328,6 +329,7 @@ ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Projection *projection = ProjectionOwned(name);
 
+	check_not_in_handler(name);
 	ProjectionLockFromWorker(name);
 	/* it may have changed while this waited for the lock */
 	projection = ProjectionOwned(name);
@@ -336,6 +338,17 @@ ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("projection \"%s\" has no row in daybook.projection_position", name)));
 	return projection;
+}
+
+/* The batch in progress could neither be broken off nor come to its end. */
+static void
+check_not_in_handler(const char *name)
+{
+	if (HandlerIsRunning(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" cannot be changed by its own handler", name),
+				 errhint("To stop it at an event, let the handler raise an error, and set on_error to 'stop'.")));
 }
 
 /* A projection that the caller may change, an error for any other. */

@@ -49,7 +49,15 @@ typedef struct HandlerCacheEntry
 
 typedef void (*HandlerWork) (Handler *handler, EventBatch *batch);
 
+/* Handlers may bring about that others run. */
+typedef struct RunningHandler
+{
+	const Projection *projection;
+	struct RunningHandler *outer;
+} RunningHandler;
+
 static HTAB *handler_cache = NULL;
+static RunningHandler *running_handler = NULL;
 
 static HandlerCacheEntry *cache_entry(const char *name);
 static Projection *projection_copy(const Projection *projection);
@@ -144,6 +152,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	const RowRelation *stream = batch->stream ? &batch->stream->relation : NULL;
 	const RowRelation *outer_stream;
 	Redirection redirection = {handler->projection->live_tables, handler->projection->tables};
+	RunningHandler running = {handler->projection, running_handler};
 	Redirection outer_redirection;
 	const HandlerTrust *outer_trust;
 	ErrorContextCallback callback;
@@ -156,6 +165,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 
 	OwnerContextEnter(&owner, handler->projection);
 	handler->running++;
+	running_handler = &running;
 	outer_redirection = Redirect(redirection);
 	outer_stream = StreamRelation(stream);
 	outer_trust = Trust(&owner.trust);
@@ -165,6 +175,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	}
 	PG_FINALLY();
 	{
+		running_handler = running.outer;
 		handler->running--;
 		(void) Redirect(outer_redirection);
 		(void) StreamRelation(outer_stream);
@@ -174,6 +185,21 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	OwnerContextLeave(&owner);
 
 	error_context_stack = callback.previous;
+}
+
+/* Is a handler of the projection at work in this process, or that of its rebuild? */
+bool
+HandlerIsRunning(const char *name)
+{
+	for (RunningHandler *running = running_handler; running != NULL; running = running->outer)
+	{
+		const Projection *projection = running->projection;
+
+		if (strcmp(projection->name, name) == 0 ||
+			(projection->rebuild_of != NULL && strcmp(projection->rebuild_of, name) == 0))
+			return true;
+	}
+	return false;
 }
 
 /* Makes an empty batch in the current memory context. */
@@ -289,7 +315,7 @@ HandlerMake(const Projection *projection)
 	return handler;
 }
 
-/* A handler that changes its own projection is left until the session ends. */
+/* One that runs, while a newer one is met further in, is left until the session ends. */
 void
 HandlerFree(Handler *handler)
 {

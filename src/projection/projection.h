@@ -171,6 +171,7 @@ extern Handler *HandlerMake(const Projection *projection);
 extern void HandlerFree(Handler *handler);
 extern void HandlerCheck(const Projection *projection);
 extern void HandlerRun(Handler *handler, EventBatch *batch);
+extern bool HandlerIsRunning(const char *name);
 extern bool HandlerStreams(Handler *handler, EventBatch *batch);
 extern void EventBatchInit(EventBatch *batch);
 extern void EventBatchAdd(EventBatch *batch, const struct LogEvent *event);

@@ -408,7 +408,9 @@ find_free_slot(const char *name)
 
 /*
  * At commit; nothing here may fail.  Before it, too, so that nobody believes
- * what the worker says when others can see the change already.
+ * what the worker says when others can see the change already.  After an
+ * abort nothing has changed: a worker whose own batch it was would forget what
+ * it knows of the failure.
  */
 static void
 notify_workers(XactEvent event, void *arg)
@@ -426,7 +428,7 @@ notify_workers(XactEvent event, void *arg)
 	{
 		ProjectorSlot *slot = find_slot(MyDatabaseId, lfirst(lc));
 
-		if (slot != NULL)
+		if (slot != NULL && event != XACT_EVENT_ABORT)
 			slot->changed = true;
 	}
 	LWLockRelease(slots_lock);
