@@ -37,6 +37,9 @@ SELECT try($$'p', '{account}', 'SELECT 1', '{kept,kept}'$$);
 SELECT try($$'p', '{account}', 'SELECT 1', '{account}'$$);
 SELECT try($$'p', '{account}', 'SELECT 1', '{kept_view}'$$);
 SELECT try($$'p', '{account}', 'SELECT 1', '{fleeting}'$$);
+SELECT try($$'p', '{account}', 'SELECT 1', '{pg_cast}'$$);
+SELECT try($$'p', '{account}', 'SELECT 1', '{information_schema.sql_features}'$$);
+SELECT try($$'p', '{account}', 'SELECT 1', '{daybook.projection}'$$);
 -- the handler's text
 SELECT try($$'p', '{account}', '', '{kept}'$$);
 SELECT try($$'p', '{account}', 'INSERT INTO kept SELEC id FROM new_events', '{kept}'$$);

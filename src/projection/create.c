@@ -9,9 +9,12 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/transam.h"
 #include "arguments.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "daybook.h"
 #include "event_table/event_table.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -57,6 +60,7 @@ static bool choice_of_two(const char *argument, const char *value,
 static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_sources(const Projection *projection);
 static void check_tables(const Projection *projection);
+static void check_not_of_system(Oid table);
 static bool is_event_table(Oid relation);
 static void check_no_duplicates(const char *argument, const Oid *relations, int n);
 static void check_is_new(const char *name);
@@ -241,6 +245,7 @@ check_tables(const Projection *projection)
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("%s is not a table", RelationText(tables[i]))));
+		check_not_of_system(tables[i]);
 		if (is_event_table(tables[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -254,6 +259,21 @@ check_tables(const Projection *projection)
 		if (pg_class_aclmask(tables[i], projection->owner, writes, ACLMASK_ANY) == 0)
 			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(tables[i]));
 	}
+}
+
+/* Superusers have the right to write to these, and would not want them to be emptied. */
+static void
+check_not_of_system(Oid table)
+{
+	bool		of_system = table < FirstNormalObjectId;
+
+	if (of_system ||
+		getExtensionOfObject(RelationRelationId, table) == GetDaybookOids()->extension)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s table %s cannot be the table of a projection",
+						of_system ? "system" : "daybook's own", RelationText(table)),
+				 errdetail("A rebuild empties a projection's tables.")));
 }
 
 static bool
