@@ -186,6 +186,13 @@ SELECT daybook.create_projection('own', '{account}', 'change_own(daybook.event)'
 INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Changed', '{"n": 100}');
 SELECT daybook.drop_projection('own');
 
+-- a COMMIT is no event's fault: the projection stops, and parks nothing
+CREATE FUNCTION committing(daybook.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;
+SELECT daybook.create_projection('committing', '{account}', 'committing(daybook.event)'::regprocedure, '{tries}');
+SELECT reach('committing', 'failed');
+SELECT error_sqlstate, error_message, parked_events FROM daybook.projection_status WHERE name = 'committing';
+SELECT daybook.drop_projection('committing');
+
 -- a table that is gone, and one that comes back
 CREATE TABLE brief (id bigint);
 SELECT daybook.create_projection('brief', '{account}', 'INSERT INTO brief SELECT id FROM new_events', '{brief}');

@@ -21,7 +21,8 @@ ErrorIsTransient(int sqlstate)
 
 /*
  * Failures that do not come from the event's data: a table that is missing, a
- * right that was taken away, a disk that is full.  Every event would fail so.
+ * right that was taken away, a COMMIT, a disk that is full.  Every event would
+ * fail so.
  */
 bool
 ErrorIsForeign(int sqlstate)
@@ -30,7 +31,13 @@ ErrorIsForeign(int sqlstate)
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_FEATURE_NOT_SUPPORTED:
+		case ERRCODE_INVALID_GRANTOR:
+		case ERRCODE_INVALID_ROLE_SPECIFICATION:
 		case ERRCODE_INVALID_TRANSACTION_STATE:
+		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:
+		case ERRCODE_DEPENDENT_PRIVILEGE_DESCRIPTORS_STILL_EXIST:
+		case ERRCODE_INVALID_TRANSACTION_TERMINATION:
+		case ERRCODE_INVALID_CATALOG_NAME:
 		case ERRCODE_INVALID_SCHEMA_NAME:
 		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
 		case ERRCODE_INSUFFICIENT_RESOURCES:
