@@ -48,6 +48,7 @@ SELECT try($$'p', '{account}', 'INSERT INTO kept SELECT $1 FROM new_events', '{k
 SELECT try($$'p', '{account}', 'INSERT INTO missing SELECT id FROM new_events', '{kept}'$$);
 SELECT try($$'p', '{account}', 'SELECT 1; COMMIT', '{kept}'$$);
 SELECT try($$'p', '{account}', 'COPY kept FROM stdin', '{kept}'$$);
+SELECT try($$'p', '{account}', 'DECLARE c CURSOR FOR SELECT id FROM new_events', '{kept}'$$);
 -- handler functions
 CREATE FUNCTION takes_int(int) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION takes_two(daybook.event, int) RETURNS void LANGUAGE sql AS '';

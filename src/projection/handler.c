@@ -435,7 +435,10 @@ check_sql(const Projection *projection)
 	EventBatchEnd(&batch);
 }
 
-/* A batch is one transaction, and a worker has no client to copy from or to. */
+/*
+ * A batch is one transaction, and a worker has no client to copy from or to.
+ * A cursor would not see new_events.
+ */
 static void
 check_statements(SPIPlanPtr plan)
 {
@@ -450,7 +453,7 @@ check_statements(SPIPlanPtr plan)
 		CachedPlanSource *source = lfirst(lc);
 		Node	   *statement = source->raw_parse_tree->stmt;
 
-		if (IsA(statement, TransactionStmt) ||
+		if (IsA(statement, TransactionStmt) || IsA(statement, DeclareCursorStmt) ||
 			(IsA(statement, CopyStmt) && castNode(CopyStmt, statement)->filename == NULL))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
