@@ -22,6 +22,8 @@ SELECT try($$NULL, '{account}', 'SELECT 1', '{kept}'$$);
 SELECT try($$'p', '{account}', 'SELECT 1', NULL$$);
 SELECT try($$'', '{account}', 'SELECT 1', '{kept}'$$);
 SELECT try(format('%L, ''{account}'', ''SELECT 1'', ''{kept}''', repeat('x', 64)));
+SELECT try($$E'two\nlines', '{account}', 'SELECT 1', '{kept}'$$);
+SELECT try($$E'bell\x07', '{account}', 'SELECT 1', '{kept}'$$);
 -- sources
 SELECT try($$'p', '{}', 'SELECT 1', '{kept}'$$);
 SELECT try($$'p', '{account,NULL}', 'SELECT 1', '{kept}'$$);

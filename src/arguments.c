@@ -50,4 +50,13 @@ CheckName(const char *kind, const char *name)
 				 errmsg("name of %s \"%s\" is too long", kind, name),
 				 errdetail("It has %d bytes; the limit is %d.",
 						   (int) strlen(name), NAMEDATALEN - 1)));
+	/* it is written to the log and shown as the name of a process */
+	for (const char *c = name; *c != '\0'; c++)
+	{
+		if ((unsigned char) *c < ' ' || *c == '\177')
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_NAME),
+					 errmsg("name of a %s must not contain control characters", kind),
+					 errdetail("Byte %d has code %d.", (int) (c - name) + 1, (int) *c)));
+	}
 }
