@@ -45,6 +45,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
+#include "worker/worker_session.h"
 #include "worker/worker_state.h"
 
 /* Positions of the log that are read at a time. */
@@ -218,8 +219,7 @@ daybook_snapshot_worker_main(Datum arg)
 	pqsignal(SIGINT, StatementCancelHandler);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+	WorkerConnect(DatumGetObjectId(arg));
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "daybook snapshots", PGC_USERSET, PGC_S_OVERRIDE);
 	WorkerAttach(false);

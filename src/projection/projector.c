@@ -53,6 +53,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
+#include "worker/worker_session.h"
 #include "worker/worker_state.h"
 
 /*
@@ -200,12 +201,8 @@ projector_init(Projector *projector, const ProjectorLaunch *launch)
 	before_shmem_exit(detach_slot, PointerGetDatum(projector));
 	projector->name = projector->slot->name;
 
-	BackgroundWorkerInitializeConnectionByOid(launch->database, InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION);
+	WorkerConnect(launch->database);
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 
 	WorkerAttach(false);

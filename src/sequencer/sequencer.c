@@ -106,9 +106,10 @@ typedef struct Sequencer
 } Sequencer;
 
 /*
- * What the settings of the server, the database or the role must not change.
- * Little memory makes pgoutput hand over large transactions early and in parts
- * that fit the processor's cache: three times as fast as with the default.
+ * What the settings of the server, the database or the role must not change,
+ * besides those of all workers.  Little memory makes pgoutput hand over large
+ * transactions early and in parts that fit the processor's cache: three times
+ * as fast as with the default.
  */
 static const struct
 {
@@ -116,13 +117,9 @@ static const struct
 	const char *value;
 } own_settings[] = {
 	{"application_name", "daybook sequencer"},
-	{"default_transaction_isolation", "read committed"},
-	{"default_transaction_read_only", "off"},
-	{"default_transaction_deferrable", "off"},
 	{"lock_timeout", "0"},
 	{"logical_decoding_work_mem", "1MB"},
 	{"search_path", "pg_catalog"},
-	{"session_replication_role", "origin"},
 	{"temp_file_limit", "-1"},
 
 	/* not to be looked up in catalogs while a transaction in progress is decoded */

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 #include "worker/launcher.h"
+#include "worker/worker_session.h"
 #include "worker/worker_state.h"
 
 /* After trouble with other workers, in milliseconds. */
@@ -45,9 +46,7 @@ daybook_database_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, WorkerAskedToEnd);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
-	/* a superuser's session, and the database's owner may have set another */
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+	WorkerConnect(DatumGetObjectId(arg));
 	WorkerAttach(true);
 	if (!extension_exists())
 	{
