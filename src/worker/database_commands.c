@@ -15,12 +15,16 @@
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "compat.h"
+#include "daybook.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
+#include "subscription/subscription.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "worker/launcher.h"
 #include "worker/worker_state.h"
 
@@ -32,7 +36,9 @@ static void process_utility(PlannedStmt *pstmt, const char *query, bool read_onl
 							QueryCompletion *completion);
 static Oid	database_wanted_alone(Node *command);
 static const char *template_of(CreatedbStmt *command);
+static bool ends_prepared_transaction(Node *command);
 static void note_command(Node *command);
+static void note_prepared_transaction(void);
 
 void
 DatabaseCommandsInit(void)
@@ -50,11 +56,9 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	ProcessUtility_hook_type next = prev_process_utility ?
 		prev_process_utility : standard_ProcessUtility;
 	Oid			database = database_wanted_alone(pstmt->utilityStmt);
-	bool		commit_prepared;
+	bool		ends_prepared = ends_prepared_transaction(pstmt->utilityStmt);
 
 	note_command(pstmt->utilityStmt);
-	commit_prepared = IsA(pstmt->utilityStmt, TransactionStmt) &&
-		((TransactionStmt *) pstmt->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 
 	if (OidIsValid(database) && HoldDatabase(database))
 	{
@@ -70,9 +74,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	else
 		next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 
-	/* The prepared transaction's events are visible; no callback tells of them. */
-	if (commit_prepared)
-		WakeDatabaseWorker();
+	if (ends_prepared)
+		note_prepared_transaction();
 }
 
 /*
@@ -126,6 +129,16 @@ template_of(CreatedbStmt *command)
 	return NULL;
 }
 
+static bool
+ends_prepared_transaction(Node *command)
+{
+	TransactionStmt *transaction = (TransactionStmt *) command;
+
+	return IsA(command, TransactionStmt) &&
+		(transaction->kind == TRANS_STMT_COMMIT_PREPARED ||
+		 transaction->kind == TRANS_STMT_ROLLBACK_PREPARED);
+}
+
 static void
 note_command(Node *command)
 {
@@ -134,4 +147,19 @@ note_command(Node *command)
 	else if (IsA(command, DropStmt) &&
 			 ((DropStmt *) command)->removeType == OBJECT_EXTENSION)
 		SuperviseAtCommit();
+}
+
+/*
+ * A prepared transaction has ended.  What its commit was to bring about was
+ * forgotten when it was prepared, perhaps by another session or before a
+ * restart: so the command's own commit brings about all that it may have been.
+ */
+static void
+note_prepared_transaction(void)
+{
+	AcceptInvalidationMessages();
+	if (OidIsValid(get_extension_oid(DAYBOOK_EXTENSION, true)))
+		StartDatabaseWorkerAtCommit();
+	SuperviseAtCommit();
+	ConsumersWakeAtCommit();
 }

@@ -165,13 +165,17 @@ static DatabaseState *
 enter_database(void)
 {
 	DatabaseState *db;
+	bool		starts_worker;
 
 	LWLockAcquire(state->lock, LW_EXCLUSIVE);
 	db = find_or_add_database(MyDatabaseId);
 	if (db)
 		db->look_again = true;
+	starts_worker = db && db->worker_pid == 0;
 	LWLockRelease(state->lock);
-	wake_launcher();
+	/* a worker that is there wakes the launcher when it ends */
+	if (starts_worker)
+		wake_launcher();
 	return db;
 }
 
@@ -329,6 +333,7 @@ end_of_transaction(XactEvent event, void *arg)
 			{
 				db->supervise = true;
 				ConditionVariableBroadcast(&db->published);
+				ConditionVariableBroadcast(&db->projected);
 			}
 			pg_memory_barrier();
 			if (supervise_at_commit || awaits_own_commits || !db->resting)
