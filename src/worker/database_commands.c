@@ -108,7 +108,9 @@ database_wanted_alone(Node *command)
 	if (name == NULL || IsTransactionBlock() || !IsTransactionState())
 		return InvalidOid;
 	database = get_database_oid(name, true);
-	if (!OidIsValid(database) || database == MyDatabaseId ||
+	/* of these only CREATE DATABASE goes through in the database itself */
+	if (!OidIsValid(database) ||
+		(database == MyDatabaseId && !IsA(command, CreatedbStmt)) ||
 		!database_ownercheck_compat(database, GetUserId()))
 		return InvalidOid;
 	return database;

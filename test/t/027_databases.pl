@@ -161,6 +161,21 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	$node->safe_psql('postgres', 'DROP DATABASE renamed');
 }
 
+# The database can be copied from within itself, and the worker comes back
+# after a copy that fails, too.
+{
+	$node->safe_psql('one', 'CREATE DATABASE copy TEMPLATE one');
+	$node->safe_psql('one', q{INSERT INTO orders (stream_id, type) SELECT 's-1', 'Happened' FROM generate_series(1, 10)});
+	append('copy', 5);
+	ok(all_published($node, $_, 20), "a copy made in the template: database $_ goes on") for qw(one copy);
+	my ($ret, $out, $err) = $node->psql('one', 'CREATE DATABASE copy TEMPLATE one');
+	like($err, qr/database "copy" already exists/, 'a copy that fails');
+	append('one', 5);
+	ok(all_published($node, 'one', 20), '... leaves the template its worker');
+	log_is_right($node, '... and the log as it was', 'one');
+	$node->safe_psql('postgres', 'DROP DATABASE copy');
+}
+
 # Sessions that come before the launcher has seen their database, as they may
 # right after the server's start too, wait for its worker.
 {
