@@ -7,8 +7,9 @@
  * The sequencer wakes them when events are published.  Consumers wake each
  * other when they let go of what others may fetch.  A consumer that was
  * refused a partition's lock leaves word of it, so that the transaction that
- * has the lock wakes it when it ends: not earlier, since locks are released
- * after the commit is visible.
+ * has the lock wakes it when it ends, or when the savepoint is rolled back under
+ * which it took it: not earlier, since locks are released after the commit is
+ * visible.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,7 @@ static int	counter_of(const char *subscription);
 static void register_callback(void);
 static void end_of_transaction(ResourceReleasePhase phase, bool is_commit,
 							   bool is_top_level, void *arg);
+static void wake_refused(DatabaseState *db);
 static void wake_consumers(DatabaseState *db);
 static DatabaseState *database_or_error(void);
 
@@ -148,8 +150,8 @@ ConsumerLeavesPartition(void)
 {
 	DatabaseState *db = MyDatabaseState();
 
-	if (db && pg_atomic_read_u64(&db->consumer_refusals) != refusals_seen)
-		wake_consumers(db);
+	if (db)
+		wake_refused(db);
 }
 
 /* This transaction's commit leaves something for others to fetch. */
@@ -175,15 +177,34 @@ end_of_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 {
 	DatabaseState *db;
 
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level ||
+	/* a subtransaction that goes well leaves its locks to its parent */
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || (!is_top_level && is_commit) ||
 		!(waiting_in || holds_partition || wake_at_commit))
 		return;
-	ConsumerWaitEnd();
 	db = MyDatabaseState();
-	if (db && ((wake_at_commit && is_commit) ||
-			   (holds_partition && pg_atomic_read_u64(&db->consumer_refusals) != refusals_seen)))
+	if (db && holds_partition)
+		wake_refused(db);
+	if (!is_top_level)
+		return;
+	ConsumerWaitEnd();
+	if (db && wake_at_commit && is_commit)
 		wake_consumers(db);
 	holds_partition = wake_at_commit = false;
+}
+
+/*
+ * If somebody was refused a partition.  Who is refused another one that this
+ * transaction keeps will say so again.
+ */
+static void
+wake_refused(DatabaseState *db)
+{
+	uint64		refusals = pg_atomic_read_u64(&db->consumer_refusals);
+
+	if (refusals == refusals_seen)
+		return;
+	refusals_seen = refusals;
+	wake_consumers(db);
 }
 
 static void

@@ -109,6 +109,46 @@ for my $end ('ROLLBACK', 'leaving')
 	if ($end ne 'leaving') { $in = "\\q\n"; $holder->finish; }
 }
 
+# a savepoint that held events, in a transaction that goes on
+for my $way ('ROLLBACK TO', 'an exception caught in PL/pgSQL')
+{
+	my @sessions = map { { in => '', out => '', err => '' } } 0 .. 1;
+	for my $session (@sessions)
+	{
+		$session->{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
+			'<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{err});
+	}
+	my ($holder, $gate) = @sessions;
+	$node->safe_psql('postgres', q{SELECT append('s')});
+	$gate->{in} = "SELECT pg_advisory_lock(1);\n\\echo closed\n";
+	$gate->{run}->pump until $gate->{out} =~ /closed/;
+	$holder->{in} = "BEGIN;\n" . ($way eq 'ROLLBACK TO' ? q{
+SAVEPOINT s;
+SELECT events FROM get('holder', '60s');
+SELECT pg_advisory_lock(1);
+ROLLBACK TO s;
+} : q{
+DO $$
+BEGIN
+	PERFORM events FROM get('holder', '60s');
+	PERFORM pg_advisory_lock(1);
+	RAISE division_by_zero;
+EXCEPTION WHEN division_by_zero THEN
+END $$;
+}) . "\\echo over\n";
+	$holder->{run}->pump_nb;
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted});
+	woken_by("$way with events that were fetched",
+		sub { $gate->{in} = "SELECT pg_advisory_unlock(1);\n\\echo open\n"; $gate->{run}->pump until $gate->{out} =~ /open/; $holder->{run}->pump until $holder->{out} =~ /over/ },
+		qr/^s:\d$/);
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'}), '1', '... while the transaction goes on');
+	for my $session (@sessions)
+	{
+		$session->{in} = "\\q\n";
+		$session->{run}->finish;
+	}
+}
+
 $node->safe_psql('postgres', q{SELECT append('d')});
 $node->safe_psql('postgres', q{SELECT events FROM get('dies', '60s', '2s')});
 woken_by('the end of a lease', sub { }, qr/^d:1$/);
