@@ -112,6 +112,42 @@ SELECT stream_id, count(*), bool_or(is_cause) FROM daybook.parked_events WHERE p
 SELECT daybook.drop_projection('call');
 SELECT count(*) FROM daybook.projection_parked WHERE projection = 'call';
 
+-- what the caller has deferred stays so, and is not blamed on events
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE entry (n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE follower (n int REFERENCES parent DEFERRABLE, PRIMARY KEY (n) DEFERRABLE);
+SELECT daybook.create_projection('entry', '{transfer}', $$
+	INSERT INTO entry SELECT (data->>'n')::int FROM new_events WHERE type = 'E';
+	INSERT INTO follower SELECT (data->>'n')::int FROM new_events WHERE type = 'F'$$, '{entry,follower}', from_position => daybook.head());
+INSERT INTO transfer (stream_id, type, data) VALUES ('e-1', 'E', '{"n": 1}'), ('e-2', 'E', '{"n": 1}'), ('e-3', 'E', '{"n": 3}'), ('e-4', 'F', '{"n": 8}');
+SELECT daybook.wait_for_projection('entry', timeout => '3min') > 0 AS reached;
+SELECT stream_id, sqlstate, message FROM daybook.parked_events WHERE projection = 'entry' ORDER BY position;
+BEGIN;
+INSERT INTO child VALUES (1);
+SELECT daybook.retry_parked('entry');
+SELECT stream_id, sqlstate, attempts FROM daybook.parked_events WHERE projection = 'entry' ORDER BY position;
+DELETE FROM entry WHERE n = 1;
+INSERT INTO parent VALUES (8);
+SELECT daybook.retry_parked('entry');
+INSERT INTO child VALUES (2);
+INSERT INTO parent VALUES (1), (2);
+COMMIT;
+SELECT n FROM entry ORDER BY 1;
+SELECT n FROM follower;
+SELECT parent FROM child ORDER BY 1;
+-- unless it is about the projection's tables
+BEGIN;
+INSERT INTO entry VALUES (3);
+SELECT daybook.retry_parked('entry');
+ROLLBACK;
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+DELETE FROM parent WHERE id = 8;
+SELECT daybook.retry_parked('entry');
+ROLLBACK;
+SELECT daybook.drop_projection('entry');
+
 -- only the owner sees and settles what is parked
 INSERT INTO account (stream_id, type, data) VALUES ('account-8', 'G', '{"amount": "x"}');
 SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;

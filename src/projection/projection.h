@@ -208,6 +208,10 @@ extern void OwnerContextEnter(OwnerContext *saved, const Projection *projection)
 extern void OwnerContextLeave(const OwnerContext *saved);
 extern void SuperuserContextEnter(OwnerContext *saved);
 
+/* constraints.c: for batches in a transaction that is not the worker's own */
+extern void RefusePendingConstraints(const Projection *projection);
+extern void SetConstraintsImmediate(const Projection *projection);
+
 /* An event that waits in a projection's queue, or is on its way there. */
 typedef struct ParkedEvent
 {

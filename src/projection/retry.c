@@ -11,10 +11,8 @@
  */
 #include "postgres.h"
 
-#include "commands/trigger.h"
 #include "error_class.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "projection/parking.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
@@ -67,6 +65,7 @@ daybook_retry_parked(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and max_events of retry_parked must not be null")));
 	projection = ProjectionToChange(fcinfo, &progress);
+	RefusePendingConstraints(projection);
 	retry.projection = projection;
 	retry.handler = HandlerGet(projection->name);
 	retry.filter.stream_id = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -155,7 +154,6 @@ apply_rows(void *arg)
 {
 	RetriedRows *retried = arg;
 	EventBatch *batch = retried->batch;
-	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	EventBatchInit(batch);
@@ -163,7 +161,7 @@ apply_rows(void *arg)
 	if (batch->count > 0)
 	{
 		/* what is deferred would fail where no event can be blamed */
-		AfterTriggerSetState(immediate);
+		SetConstraintsImmediate(retried->retry->projection);
 		HandlerRun(retried->retry->handler, batch);
 	}
 	EventBatchEnd(batch);

@@ -15,12 +15,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
 #include "storage/lmgr.h"
@@ -316,10 +314,8 @@ is_left_out(const Verification *verification, int64 position)
 static void
 apply(Handler *handler, EventBatch *batch)
 {
-	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
-
 	PushActiveSnapshot(GetLatestSnapshot());
-	AfterTriggerSetState(immediate);
+	SetConstraintsImmediate(handler->projection);
 	HandlerRun(handler, batch);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
