@@ -148,6 +148,14 @@ SELECT daybook.retry_parked('entry');
 ROLLBACK;
 SELECT daybook.drop_projection('entry');
 
+-- an old snapshot would let handlers read what is not there any more
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT daybook.retry_parked('balance');
+ROLLBACK;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT daybook.retry_parked('balance');
+ROLLBACK;
+
 -- only the owner sees and settles what is parked
 INSERT INTO account (stream_id, type, data) VALUES ('account-8', 'G', '{"amount": "x"}');
 SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "error_class.h"
 #include "miscadmin.h"
 #include "projection/parking.h"
@@ -43,6 +44,7 @@ typedef struct RetriedRows
 	EventBatch *batch;
 } RetriedRows;
 
+static void check_isolation(const Projection *projection);
 static bool retry_next(Retry *retry, int64 max_events);
 static int	rows_to_try(List *rows);
 static ErrorData *try_rows(Retry *retry, List *rows, EventBatch *batch);
@@ -65,6 +67,7 @@ daybook_retry_parked(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and max_events of retry_parked must not be null")));
 	projection = ProjectionToChange(fcinfo, &progress);
+	check_isolation(projection);
 	RefusePendingConstraints(projection);
 	retry.projection = projection;
 	retry.handler = HandlerGet(projection->name);
@@ -82,6 +85,18 @@ daybook_retry_parked(PG_FUNCTION_ARGS)
 	if (retry.applied > 0)
 		ProjectionSaveChange(projection, &progress);
 	PG_RETURN_INT64(retry.applied);
+}
+
+/* With an old snapshot, handlers would read rows as they were before other batches. */
+static void
+check_isolation(const Projection *projection)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("parked events of projection \"%s\" can be retried at isolation level READ COMMITTED only",
+						projection->name),
+				 errhint("Use BEGIN ISOLATION LEVEL READ COMMITTED.")));
 }
 
 /* One batch; false when nothing is left to be tried. */
