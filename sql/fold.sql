@@ -285,6 +285,18 @@ SELECT daybook.drop_fold('who'), daybook.drop_fold('escape');
 DROP OWNED BY fld_reader;
 DROP ROLE fld_reader;
 
+-- a state's type may grow beyond the initial state
+CREATE TYPE fld_growing AS (n int);
+CREATE FUNCTION fld_grow(state fld_growing, e daybook.event) RETURNS fld_growing LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
+SELECT daybook.create_fold('growing', 'account', 'fld_grow(fld_growing, daybook.event)', '(0)', 0);
+SELECT daybook.fold('growing', 'account-1');
+ALTER TYPE fld_growing ADD ATTRIBUTE m int;
+SELECT daybook.fold('growing', 'account-1');
+SELECT daybook.drop_fold('growing');
+SELECT daybook.create_fold('growing', 'account', 'fld_grow(fld_growing, daybook.event)', '(0,1)', 0);
+SELECT daybook.fold('growing', 'account-1');
+SELECT daybook.drop_fold('growing');
+
 -- a fold goes with its event table
 SELECT daybook.drop_fold('balance');
 SELECT fld_try($$SELECT daybook.fold('balance', 'account-1')$$);

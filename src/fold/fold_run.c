@@ -94,6 +94,7 @@ static Oid	definitions = InvalidOid;
 
 static void prepare_transition(FoldRun *run);
 static void read_initial(FoldRun *run);
+static void describe_initial(void *arg);
 static bool inline_transition(FoldRun *run, FuncExpr *call);
 static FuncExpr *make_call(FoldRun *run);
 static Oid	get_func_lang(Oid function);
@@ -163,10 +164,16 @@ read_initial(FoldRun *run)
 {
 	Oid			input;
 	Oid			param;
+	ErrorContextCallback callback;
 
+	callback.callback = describe_initial;
+	callback.arg = run->definition;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	getTypeInputInfo(run->type.oid, &input, &param);
 	run->initial_null = run->definition->initial == NULL;
 	run->initial = OidInputFunctionCall(input, run->definition->initial, param, -1);
+	error_context_stack = callback.previous;
 	if (run->strict && run->initial_null)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -174,6 +181,17 @@ read_initial(FoldRun *run)
 						run->definition->name),
 				 errdetail("A strict function is never called with null, so the state would stay null for ever."),
 				 errhint("Give an initial state, or make the function CALLED ON NULL INPUT.")));
+}
+
+/* It was read when the fold was created, so that its type must have changed. */
+static void
+describe_initial(void *arg)
+{
+	FoldDefinition *definition = arg;
+
+	errcontext("initial state %s of fold \"%s\"",
+			   definition->initial ? quote_literal_cstr(definition->initial) : "NULL", definition->name);
+	errhint("If the state's type has changed since, use daybook.drop_fold() and create the fold anew.");
 }
 
 static void
