@@ -41,6 +41,16 @@ CREATE OR REPLACE FUNCTION snp_helper(n numeric) RETURNS numeric LANGUAGE sql IM
 SELECT snp_used('snp_sum', 's-1') AS used, daybook.fold('snp_sum', 's-1') AS state;
 CREATE OR REPLACE FUNCTION snp_helper(n numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$ SELECT n $$;
 SELECT snp_used('snp_sum', 's-1') AS used, daybook.fold('snp_sum', 's-1') AS state;
+-- one that is named with Unicode escapes
+CREATE FUNCTION "snpX"(n numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$ SELECT n $$;
+CREATE FUNCTION snp_escaped(state numeric, e daybook.event) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN RETURN state + U&"snp!0058" UESCAPE '!' ((e.data->>'n')::numeric); END $$;
+SELECT daybook.create_fold('snp_escaped', 'snp_events', 'snp_escaped(numeric, daybook.event)', 0, 0);
+SELECT daybook.take_snapshot('snp_escaped', 's-1');
+SELECT snp_used('snp_escaped', 's-1') AS used, daybook.fold('snp_escaped', 's-1') AS state;
+CREATE OR REPLACE FUNCTION "snpX"(n numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$ SELECT n * 2 $$;
+SELECT snp_used('snp_escaped', 's-1') AS used, daybook.fold('snp_escaped', 's-1') AS state;
+SELECT daybook.drop_fold('snp_escaped');
 -- the transition itself
 CREATE OR REPLACE FUNCTION snp_sum(state jsonb, e daybook.event) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN RETURN jsonb_build_object('n', (state->>'n')::numeric + 3 * snp_helper((e.data->>'n')::numeric)); END $$;

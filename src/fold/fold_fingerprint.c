@@ -74,6 +74,8 @@ static void add_attribute(Fingerprint *fingerprint, HeapTuple tuple, AttrNumber 
 static void meet_recorded(Fingerprint *fingerprint, Oid function);
 static void meet_named(Fingerprint *fingerprint, const char *body);
 static const char *meet_word(Fingerprint *fingerprint, const char *p);
+static bool is_escaped_identifier(const char *word, const char *end);
+static void meet_all_functions(Fingerprint *fingerprint);
 static const char *meet_quoted(Fingerprint *fingerprint, const char *p);
 static const char *meet_operator_sign(Fingerprint *fingerprint, const char *p);
 static void meet_functions_called(Fingerprint *fingerprint, const char *name);
@@ -337,8 +339,38 @@ meet_word(Fingerprint *fingerprint, const char *p)
 
 	while (is_word_start(*end) || (*end >= '0' && *end <= '9') || *end == '$')
 		end++;
+	if (is_escaped_identifier(p, end))
+		meet_all_functions(fingerprint);
 	meet_functions_called(fingerprint, downcase_truncate_identifier(p, end - p, false));
 	return end;
+}
+
+/* The word of U&"...". */
+static bool
+is_escaped_identifier(const char *word, const char *end)
+{
+	return end - word == 1 && (*word == 'U' || *word == 'u') && end[0] == '&' && end[1] == '"';
+}
+
+/*
+ * The name of a function in Unicode escapes can be any.  To read them it would
+ * take the escape character, which stands behind the name, perhaps in a literal.
+ */
+static void
+meet_all_functions(Fingerprint *fingerprint)
+{
+	Relation	rel = table_open(ProcedureRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_proc_oid, BTGreaterEqualStrategyNumber, F_OIDGE,
+				ObjectIdGetDatum(FirstNormalObjectId));
+	scan = systable_beginscan(rel, ProcedureOidIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		meet_function(fingerprint, ((Form_pg_proc) GETSTRUCT(tuple))->oid);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
 }
 
 static const char *
