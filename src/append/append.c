@@ -19,6 +19,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 
@@ -35,6 +36,7 @@ static int64 check_range(int64 expected);
 static void require_argument(FunctionCallInfo fcinfo, int n, const char *name);
 static Datum append(FunctionCallInfo fcinfo, const AppendEvent *events, int count,
 					int64 expected);
+static void require_append(Oid relid);
 static void check_expected(Relation rel, text *stream_id, int64 expected, int64 actual);
 
 /* daybook.append(event_table, stream_id, events, expected_version) */
@@ -164,22 +166,26 @@ append(FunctionCallInfo fcinfo, const AppendEvent *events, int count, int64 expe
 	return AppendResultDatum(fcinfo, &result);
 }
 
-/* What INSERT would check of the table. */
 Relation
 OpenForAppend(Oid relid, LOCKMODE lockmode)
 {
-	Relation	rel = table_open(relid, lockmode);
+	return OpenTableIfAllowed(relid, lockmode, require_append);
+}
+
+/* What INSERT would check of the table. */
+static void
+require_append(Oid relid)
+{
 	AclResult	allowed = pg_class_aclcheck(relid, GetUserId(), ACL_INSERT);
 
 	if (allowed != ACLCHECK_OK)
-		aclcheck_error(allowed, OBJECT_TABLE, RelationGetRelationName(rel));
+		aclcheck_error(allowed, OBJECT_TABLE, get_rel_name(relid));
 	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot append to \"%s\" under row-level security",
-						RelationGetRelationName(rel)),
+						get_rel_name(relid)),
 				 errhint("Grant INSERT on the table, or EXECUTE on a function that appends.")));
-	return rel;
 }
 
 static void

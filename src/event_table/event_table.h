@@ -12,6 +12,7 @@
 #include "compat.h"
 #include "access/transam.h"
 #include "executor/tuptable.h"
+#include "storage/lockdefs.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -60,6 +61,11 @@ extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
 extern const EventTable *RequireVersionTrigger(Relation rel);
 extern bool EventTableIsLogged(Relation rel);
+
+/* open_table.c */
+extern Relation OpenTable(Oid relid, LOCKMODE lockmode);
+extern Relation OpenTableIfAllowed(Oid relid, LOCKMODE lockmode, void (*check) (Oid relid));
+extern void RequireOwner(Oid relid);
 
 /* guard.c */
 extern void GuardInit(void);

@@ -18,7 +18,6 @@
 #include "catalog/pg_class.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "compat.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/registry.h"
@@ -27,7 +26,6 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -39,13 +37,11 @@ PG_FUNCTION_INFO_V1(daybook_register_event_table);
 PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
 static void refuse_extension_script(void);
-static void require_event_table(Oid relid);
 static void refuse_generated_columns(Relation rel);
 static void require_free_ids(Oid relid);
 static void take_ids(Oid relid);
 static char *qualified_name(Oid relid);
 static void run(const char *command);
-static void require_owner(Oid relid);
 static void require_empty(Oid relid);
 
 /* daybook.create_event_table(name text) RETURNS regclass */
@@ -137,6 +133,7 @@ Datum
 daybook_register_event_table(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel;
 
 	/* what has been committed meanwhile has to be seen, in this table and in others */
 	if (IsolationUsesXactSnapshot())
@@ -146,8 +143,10 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 				 errdetail("The transaction is %s.",
 						   IsolationIsSerializable() ? "SERIALIZABLE" : "REPEATABLE READ"),
 				 errhint("Use READ COMMITTED.")));
-	LockRelationOid(relid, ShareRowExclusiveLock);
-	require_event_table(relid);
+	rel = OpenTableIfAllowed(relid, ShareRowExclusiveLock, RequireOwner);
+	RequireVersionTrigger(rel);
+	refuse_generated_columns(rel);
+	table_close(rel, NoLock);
 	if (EventTableIsRegistered(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -156,16 +155,6 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 	RegisterEventTable(relid, qualified_name(relid));
 	take_ids(relid);
 	PG_RETURN_VOID();
-}
-
-static void
-require_event_table(Oid relid)
-{
-	Relation	rel = table_open(relid, NoLock);
-
-	RequireVersionTrigger(rel);
-	refuse_generated_columns(rel);
-	table_close(rel, NoLock);
 }
 
 /* They are made after the version trigger has said what the event is. */
@@ -263,10 +252,7 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 	bool		force = PG_GETARG_BOOL(1);
 	ObjectAddress object;
 
-	/* first, so that nobody else can keep the table's users waiting */
-	require_owner(relid);
-	table_close(table_open(relid, AccessExclusiveLock), NoLock);
-	require_owner(relid);
+	table_close(OpenTableIfAllowed(relid, AccessExclusiveLock, RequireOwner), NoLock);
 	if (!TableIsProtected(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -289,13 +275,6 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	PG_RETURN_VOID();
-}
-
-static void
-require_owner(Oid relid)
-{
-	if (!relation_ownercheck_compat(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
 }
 
 /* Counts what is committed now, whatever the transaction's snapshot sees. */

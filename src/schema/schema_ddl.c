@@ -118,8 +118,9 @@ daybook_drop_event_type(PG_FUNCTION_ARGS)
 {
 	Oid			types[] = {REGCLASSOID, TEXTOID, INT4OID};
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2)};
-	Relation	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
+	Relation	rel;
 
+	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
 	if (RunOnOwnTables("DELETE FROM daybook.event_type"
 					   " WHERE event_table = $1 AND type = $2 AND schema_version = $3",
 					   3, types, values, NULL) == 0)
@@ -204,11 +205,9 @@ daybook_drop_upcaster(PG_FUNCTION_ARGS)
 Relation
 OpenOwnEventTable(Oid relid, LOCKMODE lock)
 {
-	Relation	rel = table_open(relid, lock);
+	Relation	rel = OpenTableIfAllowed(relid, lock, RequireOwner);
 
 	(void) RequireEventTable(rel);
-	if (!relation_ownercheck_compat(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
 	return rel;
 }
 
