@@ -110,6 +110,32 @@ INSERT INTO short_lived (stream_id, type) VALUES ('s-1', 'T');
 ROLLBACK;
 SELECT count(*) FROM daybook.event_table WHERE created_name = 'et.short_lived';
 
+-- an OID of no relation
+CREATE FUNCTION same(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+CREATE FUNCTION error_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE || ' ' || SQLERRM;
+END $$;
+SELECT statement, error_of('SELECT daybook.' || statement) FROM (VALUES
+	($$append(1::oid, 's', 'T', '{}'::jsonb)$$),
+	($$append_if(1::oid, '{"stream_id": "s", "type": "T"}', '{"types": ["T"]}')$$),
+	($$append_if(1::oid, '{"stream_id": "s", "type": "T"}', '{"tags": ["a"]}')$$),
+	($$read_matching(1::oid, '{"types": ["T"]}')$$),
+	($$create_tag_index(1::oid)$$),
+	($$stream_version(1::oid, 's')$$),
+	($$replay(1::oid, 's')$$),
+	($$register_event_type(1::oid, 'T', 1)$$),
+	($$drop_event_type(1::oid, 'T', 1)$$),
+	($$create_upcaster(1::oid, 'T', 1, 'same(jsonb)')$$),
+	($$drop_upcaster(1::oid, 'T', 1)$$),
+	($$upcast(1::oid, ROW(1, 1, now(), 1, NULL, 'a', 's', 'T', '{}', NULL, NULL))$$),
+	($$register_event_table(1::oid)$$),
+	($$drop_event_table(1::oid)$$)
+) AS s (statement);
+
 -- privileges
 SET ROLE regress_daybook_other;
 \set VERBOSITY sqlstate

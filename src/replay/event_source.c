@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/objectaddress.h"
 #include "event_table/event_table.h"
 #include "miscadmin.h"
@@ -40,10 +39,8 @@ CheckEventTableReadable(Oid relid)
 Relation
 OpenReadableEventTable(Oid relid)
 {
-	Relation	table;
+	Relation	table = OpenTableIfAllowed(relid, AccessShareLock, CheckEventTableReadable);
 
-	CheckEventTableReadable(relid);
-	table = table_open(relid, AccessShareLock);
 	(void) RequireEventTable(table);
 	return table;
 }

@@ -242,7 +242,7 @@ prepare_calls(FunctionCallInfo fcinfo, Oid event_table)
 
 	MemoryContextReset(calls->context);
 	caller = MemoryContextSwitchTo(calls->context);
-	table = table_open(event_table, AccessShareLock);
+	table = OpenTable(event_table, AccessShareLock);
 	(void) RequireEventTable(table);
 	calls->upcasting = UpcastingBegin(table);
 	calls->event_table = event_table;

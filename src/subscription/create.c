@@ -165,7 +165,9 @@ is_event_table(Oid relation)
 
 	if (get_rel_relkind(relation) != RELKIND_RELATION)
 		return false;
-	rel = table_open(relation, AccessShareLock);
+	rel = try_table_open(relation, AccessShareLock);
+	if (rel == NULL)
+		return false;
 	result = LookUpEventTable(rel)->is_event_table;
 	table_close(rel, NoLock);
 	return result;
