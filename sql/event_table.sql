@@ -136,6 +136,20 @@ SELECT statement, error_of('SELECT daybook.' || statement) FROM (VALUES
 	($$drop_event_table(1::oid)$$)
 ) AS s (statement);
 
+-- nothing of it in a transaction that is to read only
+BEGIN READ ONLY;
+SELECT statement, error_of('SELECT daybook.' || statement) FROM (VALUES
+	($$append('orders', 's', 'T', '{}'::jsonb)$$),
+	($$append_if('orders', '{"stream_id": "s", "type": "T"}', '{"types": ["T"]}')$$),
+	($$register_event_type('orders', 'T', 1)$$),
+	($$drop_event_type('orders', 'T', 1)$$),
+	($$create_upcaster('orders', 'T', 1, 'same(jsonb)')$$),
+	($$drop_upcaster('orders', 'T', 1)$$),
+	($$register_event_table('orders')$$),
+	($$drop_event_table('orders')$$)
+) AS s (statement);
+ROLLBACK;
+
 -- privileges
 SET ROLE regress_daybook_other;
 \set VERBOSITY sqlstate

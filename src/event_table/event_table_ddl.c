@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -135,6 +136,7 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel;
 
+	PreventCommandIfReadOnly("daybook.register_event_table()");
 	/* what has been committed meanwhile has to be seen, in this table and in others */
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -252,6 +254,7 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 	bool		force = PG_GETARG_BOOL(1);
 	ObjectAddress object;
 
+	PreventCommandIfReadOnly("daybook.drop_event_table()");
 	table_close(OpenTableIfAllowed(relid, AccessExclusiveLock, RequireOwner), NoLock);
 	if (!TableIsProtected(relid))
 		ereport(ERROR,

@@ -19,6 +19,7 @@
 #include "schema/payload_check.h"
 #include "schema/schema_ddl.h"
 #include "schema/upcast.h"
+#include "tcop/utility.h"
 #include "user_function.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -67,6 +68,7 @@ daybook_register_event_type(PG_FUNCTION_ARGS)
 	text	   *type;
 	int32		version;
 
+	PreventCommandIfReadOnly("daybook.register_event_type()");
 	RequireArgument(fcinfo, 0, "event_table");
 	type = RequireTypeArgument(fcinfo, 1, "type");
 	RequireArgument(fcinfo, 2, "schema_version");
@@ -120,6 +122,7 @@ daybook_drop_event_type(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2)};
 	Relation	rel;
 
+	PreventCommandIfReadOnly("daybook.drop_event_type()");
 	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
 	if (RunOnOwnTables("DELETE FROM daybook.event_type"
 					   " WHERE event_table = $1 AND type = $2 AND schema_version = $3",
@@ -142,6 +145,7 @@ daybook_create_upcaster(PG_FUNCTION_ARGS)
 	Relation	rel;
 	text	   *type;
 
+	PreventCommandIfReadOnly("daybook.create_upcaster()");
 	RequireArgument(fcinfo, 0, "event_table");
 	type = RequireTypeArgument(fcinfo, 1, "type");
 	RequireArgument(fcinfo, 2, "from_version");
@@ -182,6 +186,7 @@ daybook_drop_upcaster(PG_FUNCTION_ARGS)
 	Datum		values[4];
 	Relation	rel;
 
+	PreventCommandIfReadOnly("daybook.drop_upcaster()");
 	RequireArgument(fcinfo, 0, "event_table");
 	values[1] = PointerGetDatum(RequireTypeArgument(fcinfo, 1, "type"));
 	RequireArgument(fcinfo, 2, "from_version");

@@ -28,6 +28,16 @@ my $lacking = q{
 
 like(status($standby, 'hint'), qr/recovery/, 'a standby has no sequencer, and says why');
 is(status($standby, 'mode'), 'stopped', 'it is stopped');
+$primary->safe_psql('postgres', q{CREATE FUNCTION same(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT $1'});
+$primary->wait_for_catchup($standby);
+for my $call (
+	q{append('orders', 's', 'T', '{}'::jsonb)}, q{create_event_table('more')}, q{drop_event_table('orders')},
+	q{register_event_table('orders')}, q{register_event_type('orders', 'T', 1)}, q{drop_event_type('orders', 'T', 1)},
+	q{create_upcaster('orders', 'T', 1, 'same(jsonb)')}, q{drop_upcaster('orders', 'T', 1)})
+{
+	my (undef, undef, $error) = $standby->psql('postgres', "\\set VERBOSITY sqlstate\nSELECT daybook.$call");
+	like($error, qr/25006/, "a standby does not $call");
+}
 
 for my $mode (qw(decoding scanning))
 {
