@@ -98,6 +98,22 @@ DROP TABLE parted;
 CREATE TEMP TABLE scratch (a int) USING daybook;
 SELECT daybook.drop_event_table('scratch');
 
+-- event triggers hear of it as of any other
+CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF tg_event = 'sql_drop' THEN
+		RAISE WARNING '%: %', tg_tag, (SELECT string_agg(object_identity, ', ') FROM pg_event_trigger_dropped_objects() WHERE object_type = 'table');
+	ELSE
+		RAISE WARNING '%: %', tg_tag, tg_event;
+	END IF;
+END $$;
+CREATE EVENT TRIGGER regress_daybook_start ON ddl_command_start EXECUTE FUNCTION tell();
+CREATE EVENT TRIGGER regress_daybook_drop ON sql_drop EXECUTE FUNCTION tell();
+SELECT daybook.create_event_table('told');
+SELECT daybook.drop_event_table('told');
+DROP EVENT TRIGGER regress_daybook_start;
+DROP EVENT TRIGGER regress_daybook_drop;
+
 -- another one of the same name is another table
 SELECT table_no AS old_table_no FROM daybook.event_table WHERE relation = 'orders'::regclass \gset
 SELECT daybook.drop_event_table('orders', force => true);

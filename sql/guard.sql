@@ -48,7 +48,7 @@ BEGIN
 		IF statement ~ '^ALTER TYPE daybook.event (DROP|ALTER)' AND SQLSTATE IN ('55000', '0A000') THEN
 			RETURN 'refused';
 		END IF;
-		IF SQLSTATE <> '55000' OR SQLERRM !~ 'append-only|schema daybook|type daybook|function daybook|publication daybook$' THEN
+		IF SQLSTATE <> '55000' OR SQLERRM !~ 'append-only|(schema|type|function|sequence|table|index|view|extension|publication) daybook' THEN
 			RETURN SQLSTATE;
 		END IF;
 		-- which typed table comes first is left to chance

@@ -70,7 +70,7 @@ extern void RequireOwner(Oid relid);
 /* guard.c */
 extern void GuardInit(void);
 extern bool TableIsProtected(Oid relid);
-extern void GuardAllowDrop(Oid relid);
+extern Oid	GuardAllowDrop(Oid relid);
 extern bool EventTableIsEmpty(Oid relid);
 
 /* stream_tail.c */

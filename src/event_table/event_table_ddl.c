@@ -13,9 +13,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "daybook.h"
@@ -44,6 +42,8 @@ static void take_ids(Oid relid);
 static char *qualified_name(Oid relid);
 static void run(const char *command);
 static void require_empty(Oid relid);
+static void drop_table(Oid relid);
+static void hint_at_dependents(void *arg);
 
 /* daybook.create_event_table(name text) RETURNS regclass */
 Datum
@@ -252,7 +252,7 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	bool		force = PG_GETARG_BOOL(1);
-	ObjectAddress object;
+	Oid			allowed;
 
 	PreventCommandIfReadOnly("daybook.drop_event_table()");
 	table_close(OpenTableIfAllowed(relid, AccessExclusiveLock, RequireOwner), NoLock);
@@ -266,18 +266,41 @@ daybook_drop_event_table(PG_FUNCTION_ARGS)
 		require_empty(relid);
 
 	UnregisterEventTable(relid);
-	ObjectAddressSet(object, RelationRelationId, relid);
+	/* an event trigger might drop another one meanwhile */
+	allowed = GuardAllowDrop(relid);
 	PG_TRY();
 	{
-		GuardAllowDrop(relid);
-		performDeletion(&object, DROP_RESTRICT, 0);
+		drop_table(relid);
 	}
 	PG_FINALLY();
 	{
-		GuardAllowDrop(InvalidOid);
+		(void) GuardAllowDrop(allowed);
 	}
 	PG_END_TRY();
 	PG_RETURN_VOID();
+}
+
+/* By the command, which event triggers hear of. */
+static void
+drop_table(Oid relid)
+{
+	ErrorContextCallback callback = {0};
+
+	callback.callback = hint_at_dependents;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	SPI_connect();
+	run(psprintf("DROP TABLE %s", qualified_name(relid)));
+	SPI_finish();
+	error_context_stack = callback.previous;
+}
+
+/* The command's own hint is CASCADE, which the caller has no way to say. */
+static void
+hint_at_dependents(void *arg)
+{
+	if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
+		errhint("Drop the dependent objects first.");
 }
 
 /* Counts what is committed now, whatever the transaction's snapshot sees. */

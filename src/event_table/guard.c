@@ -54,11 +54,14 @@ GuardInit(void)
 	GuardUtilityInit();
 }
 
-/* Lets one table be dropped; InvalidOid ends that. */
-void
+/* Lets one table be dropped; returns which one was before, to be given when that ends. */
+Oid
 GuardAllowDrop(Oid relid)
 {
+	Oid			before = drop_allowed;
+
 	drop_allowed = relid;
+	return before;
 }
 
 /* Permanent tables that use our access method, as the catalogs stood before this command. */
