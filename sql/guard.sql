@@ -145,6 +145,14 @@ INSERT INTO attack (statement) VALUES
 ('DROP INDEX orders_pkey'),
 ('DROP INDEX orders_event_id_stream_id_idx'),
 ('ALTER TABLE audit DROP CONSTRAINT audit_pkey'),
+('CREATE UNIQUE INDEX own ON orders (id); DROP INDEX own'),
+('CREATE UNIQUE INDEX own ON orders (stream_id, version) INCLUDE (type); DROP INDEX own'),
+('CREATE UNIQUE INDEX own ON orders (stream_id, version); ALTER TABLE orders DROP CONSTRAINT orders_stream_id_version_key'),
+('CREATE UNIQUE INDEX own ON orders (stream_id, version); ALTER TABLE orders DROP CONSTRAINT orders_stream_id_version_key; DROP INDEX own'),
+('CREATE UNIQUE INDEX own ON no_events (id); CREATE UNIQUE INDEX own_2 ON no_events (id); ALTER TABLE no_events DROP CONSTRAINT no_events_pkey; DROP INDEX own, own_2'),
+('CREATE UNIQUE INDEX own ON no_events (id); CREATE UNIQUE INDEX own_2 ON no_events (id); DROP INDEX own, own_2'),
+('CREATE UNIQUE INDEX own ON no_events (id) WHERE id > 0; ALTER TABLE no_events DROP CONSTRAINT no_events_pkey'),
+('CREATE UNIQUE INDEX own ON orders (event_id, stream_id) WHERE daybook.event_id_given(event_id); DROP INDEX orders_event_id_stream_id_idx'),
 ('DROP TRIGGER daybook_append ON orders'),
 ('ALTER TABLE orders DISABLE TRIGGER daybook_append'),
 ('ALTER TABLE orders DISABLE TRIGGER ALL'),
@@ -282,6 +290,18 @@ DROP INDEX CONCURRENTLY orders_event_id_stream_id_idx;
 SELECT indexrelid::regclass, indisvalid FROM pg_index WHERE indrelid = 'orders'::regclass ORDER BY 1;
 SELECT attempt('UPDATE orders SET type = ''x''');
 INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderPaid') RETURNING version;
+-- a key is replaced without a time at which there is none
+CREATE UNIQUE INDEX CONCURRENTLY orders_version ON orders (stream_id, version);
+DROP INDEX CONCURRENTLY orders_version;
+CREATE UNIQUE INDEX CONCURRENTLY orders_version ON orders (stream_id, version);
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'orders_version'::regclass;
+SELECT attempt('ALTER TABLE orders DROP CONSTRAINT orders_stream_id_version_key');
+UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'orders_version'::regclass;
+ALTER TABLE orders DROP CONSTRAINT orders_stream_id_version_key;
+DROP INDEX CONCURRENTLY orders_version;
+INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderSent') RETURNING version;
+SELECT last_version FROM daybook.append('orders', 'order-1', 'OrderReturned', '{}'::jsonb, NULL, 3);
+
 -- a table that had row-level security before can be altered, and lose it
 ALTER TABLE heap_like ENABLE ROW LEVEL SECURITY;
 ALTER TABLE heap_like SET ACCESS METHOD daybook;

@@ -43,6 +43,7 @@ static void guard_object_access(ObjectAccessType access, Oid class_id,
 static void guard_drop(Oid class_id, Oid object_id, int sub_id, int flags);
 static void guard_drop_relation(Oid relid, int sub_id);
 static void guard_drop_index(Oid index, Oid table);
+static bool key_has_other_index(Oid table, EventKey key, Oid index);
 static void guard_drop_constraint(Oid constraint_id);
 static void guard_drop_trigger(Oid trigger_id);
 
@@ -168,13 +169,34 @@ guard_drop_relation(Oid relid, int sub_id)
 	RefuseDdl(relid, "drop", HINT_DROP);
 }
 
+/* What a command has dropped before is not there any more, so that one index is left. */
 static void
 guard_drop_index(Oid index, Oid table)
 {
-	if (table != drop_allowed && EventTableIs(table) &&
-		EventKeyOfIndex(index) != EVENT_KEY_NONE)
+	EventKey	key;
+
+	if (table == drop_allowed || !EventTableIs(table))
+		return;
+	key = EventKeyOfIndex(index);
+	if (key != EVENT_KEY_NONE && !key_has_other_index(table, key, index))
 		RefuseDdl(table, "drop a key of",
 				  "The keys hold the streams' versions and make appends idempotent; REINDEX makes one anew.");
+}
+
+/* One that is built now, or was not built to its end, is of no use yet. */
+static bool
+key_has_other_index(Oid table, EventKey key, Oid index)
+{
+	Relation	rel = table_open(table, AccessShareLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+		found |= lfirst_oid(lc) != index && EventKeyOfIndex(lfirst_oid(lc)) == key;
+	list_free(indexes);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 static void
