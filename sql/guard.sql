@@ -163,7 +163,8 @@ INSERT INTO attack (statement) VALUES
 ('CREATE OR REPLACE TRIGGER daybook_append BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()'),
 ('CREATE OR REPLACE TRIGGER daybook_append BEFORE INSERT ON orders FOR EACH ROW WHEN (false) EXECUTE FUNCTION daybook.event_before_insert()'),
 ('CREATE TRIGGER second BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert()'),
-('CREATE TRIGGER another BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()');
+('CREATE TRIGGER another BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()'),
+('CREATE TRIGGER lost BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert(); ALTER TABLE audit DISABLE TRIGGER lost; DROP TRIGGER lost ON audit');
 
 UPDATE attack SET result = attempt(statement);
 SELECT statement || E'\n    ' || result FROM attack ORDER BY no;

@@ -225,7 +225,7 @@ guard_drop_trigger(Oid trigger_id)
 	Form_pg_trigger trigger = FetchCatalogRow(TriggerRelationId, trigger_id, SnapshotSelf);
 
 	if (trigger && trigger->tgfoid == GetDaybookOids()->event_trigger_function &&
-		trigger->tgrelid != drop_allowed && TableIsProtected(trigger->tgrelid))
+		trigger->tgrelid != drop_allowed && EventTableIs(trigger->tgrelid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot drop append-only table \"%s\" or its version trigger",

@@ -104,7 +104,8 @@ guard_create_rule(Oid rule_id)
 /*
  * CREATE OR REPLACE TRIGGER, with another function or another condition, does
  * not keep ENABLE ALWAYS, by which it is told from a creation.  A second
- * version trigger would refuse every row, and could not be dropped.
+ * version trigger would refuse every row, and could not be dropped.  On other
+ * tables the function is of no use, and its trigger as any other.
  */
 static void
 guard_create_trigger(Oid trigger_id)
@@ -113,7 +114,7 @@ guard_create_trigger(Oid trigger_id)
 	Form_pg_trigger before = FetchCatalogRow(TriggerRelationId, trigger_id, NULL);
 	Form_pg_trigger after = FetchCatalogRow(TriggerRelationId, trigger_id, SnapshotSelf);
 
-	if (after == NULL || !TableIsProtected(after->tgrelid))
+	if (after == NULL || !EventTableIs(after->tgrelid))
 		return;
 	if (before && before->tgfoid == function &&
 		(after->tgfoid != function || after->tgenabled != before->tgenabled))
@@ -246,7 +247,7 @@ guard_alter_trigger(Oid trigger_id)
 
 	if (trigger && trigger->tgfoid == GetDaybookOids()->event_trigger_function &&
 		trigger->tgenabled != TRIGGER_FIRES_ALWAYS &&
-		TableIsProtected(trigger->tgrelid))
+		EventTableIs(trigger->tgrelid))
 		RefuseDdl(trigger->tgrelid, "disable the version trigger of", HINT_TRIGGER);
 }
 
