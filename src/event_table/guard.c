@@ -161,12 +161,15 @@ guard_drop_relation(Oid relid, int sub_id)
 		VersionCacheForgetAll(MyDatabaseId, relid);
 		return;
 	}
-	if (!TableIsProtected(relid))
-		return;
 	if (sub_id != 0)
-		RefuseDdl(relid, "drop a column of",
-				  "Leave the column; a view can leave it out.");
-	RefuseDdl(relid, "drop", HINT_DROP);
+	{
+		if (TableIsProtected(relid))
+			RefuseDdl(relid, "drop a column of",
+					  "Leave the column; a view can leave it out.");
+		GuardMemberRelation(relid);
+	}
+	else if (TableIsProtected(relid))
+		RefuseDdl(relid, "drop", HINT_DROP);
 }
 
 /* What a command has dropped before is not there any more, so that one index is left. */

@@ -9,6 +9,7 @@
 #define DAYBOOK_GUARD_H
 
 #include "compat.h"
+#include "nodes/parsenodes.h"
 #include "utils/snapshot.h"
 
 /* Which columns of an event must have a value. */
@@ -27,6 +28,12 @@ extern void GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id
 pg_noreturn extern void RefuseRowSecurity(Oid relid);
 pg_noreturn extern void RefuseDetach(Oid relid);
 extern void *FetchCatalogRow(Oid catalog_id, Oid object_id, Snapshot snapshot);
+
+/* guard_extension.c */
+extern bool OwnScriptRuns(void);
+extern void GuardMember(Oid class_id, Oid object_id, bool replaced);
+extern void GuardMemberRelation(Oid relid);
+extern void GuardMembership(AlterExtensionContentsStmt *command);
 
 /* guard_utility.c */
 extern void GuardUtilityInit(void);

@@ -16,17 +16,12 @@
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
-#include "catalog/objectaddress.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
-#include "catalog/pg_publication.h"
 #include "catalog/pg_rewrite.h"
 #include "catalog/pg_trigger.h"
-#include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
@@ -40,6 +35,7 @@
 #define HINT_VERSION	"Append events of a new schema_version; a view can show older ones in the new shape."
 #define HINT_TRIGGER	"The trigger " EVENT_TRIGGER_NAME " keeps the streams' versions; to load a dump, set daybook.restore."
 
+
 static void guard_add_column(Oid relid);
 static void guard_create_rule(Oid rule_id);
 static void guard_create_trigger(Oid trigger_id);
@@ -51,8 +47,6 @@ static void guard_alter_trigger(Oid trigger_id);
 static void guard_alter_inheritance(Oid child, Oid parent);
 static bool fetch_attribute(Oid relid, int attnum, Snapshot snapshot,
 							FormData_pg_attribute *attribute);
-static void guard_extension_object(Oid class_id, Oid object_id, bool replaced);
-static bool is_moved(Oid class_id, Oid object_id);
 
 /* Something has been created, or replaced. */
 void
@@ -65,7 +59,7 @@ GuardCreate(Oid class_id, Oid object_id, int sub_id)
 	else if (class_id == TriggerRelationId)
 		guard_create_trigger(object_id);
 	else if (class_id == ProcedureRelationId)
-		guard_extension_object(class_id, object_id, true);
+		GuardMember(class_id, object_id, true);
 }
 
 void
@@ -80,14 +74,15 @@ GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id)
 	else if (class_id == InheritsRelationId)
 		guard_alter_inheritance(object_id, auxiliary_id);
 	else
-		guard_extension_object(class_id, object_id, false);
+		GuardMember(class_id, object_id, false);
 }
 
 /* An event table has the columns of its type; an upgrade of ours may add some. */
 static void
 guard_add_column(Oid relid)
 {
-	if (!creating_extension && EventTableIs(relid))
+	GuardMemberRelation(relid);
+	if (!OwnScriptRuns() && EventTableIs(relid))
 		RefuseDdl(relid, "add a column to", "Put it into data or metadata.");
 }
 
@@ -96,6 +91,8 @@ guard_create_rule(Oid rule_id)
 {
 	Form_pg_rewrite rule = FetchCatalogRow(RewriteRelationId, rule_id, SnapshotSelf);
 
+	if (rule)
+		GuardMemberRelation(rule->ev_class);	/* a view's query is a rule, too */
 	if (rule && TableIsProtected(rule->ev_class))
 		RefuseDdl(rule->ev_class, "create a rule on",
 				  "A rule could turn appends away. Use a trigger.");
@@ -158,8 +155,12 @@ guard_alter_relation(Oid relid)
 		return;
 	before = FetchCatalogRow(RelationRelationId, relid, NULL);
 	after = FetchCatalogRow(RelationRelationId, relid, SnapshotSelf);
-	if (before == NULL || after == NULL ||
-		before->relam != oids->access_method || before->relkind != RELKIND_RELATION ||
+	if (before == NULL || after == NULL)
+		return;
+	if (before->relnamespace != after->relnamespace ||
+		namestrcmp(&before->relname, NameStr(after->relname)) != 0)
+		GuardMemberRelation(relid);
+	if (before->relam != oids->access_method || before->relkind != RELKIND_RELATION ||
 		before->relpersistence == RELPERSISTENCE_TEMP)
 		return;
 
@@ -202,18 +203,23 @@ guard_alter_column(Oid relid, int attnum)
 {
 	FormData_pg_attribute before;
 	FormData_pg_attribute after;
+	bool		retyped;
+	bool		renamed;
 
-	if (!TableIsProtected(relid) ||
-		!fetch_attribute(relid, attnum, NULL, &before) ||
+	if (!fetch_attribute(relid, attnum, NULL, &before) ||
 		!fetch_attribute(relid, attnum, SnapshotSelf, &after))
 		return;
-	if (before.atttypid != after.atttypid || before.atttypmod != after.atttypmod)
+	retyped = before.atttypid != after.atttypid || before.atttypmod != after.atttypmod;
+	renamed = namestrcmp(&before.attname, NameStr(after.attname)) != 0;
+	if (retyped || renamed)
+		GuardMemberRelation(relid);
+	if (retyped && TableIsProtected(relid))
 		RefuseDdl(relid, "change the type of a column of", HINT_VERSION);
 	if (!EventTableIs(relid))
 		return;
 	if (before.attnotnull && !after.attnotnull && EventColumnIsRequired(attnum))
 		RefuseDdl(relid, "drop NOT NULL from a column of", HINT_NOT_NULL);
-	if (strcmp(NameStr(before.attname), NameStr(after.attname)) != 0 && !creating_extension)
+	if (renamed && !OwnScriptRuns())
 		RefuseDdl(relid, "rename a column of", "A view can give columns other names.");
 }
 
@@ -280,59 +286,6 @@ void
 RefuseDetach(Oid relid)
 {
 	RefuseDdl(relid, "detach", "Its rows are part of the partitioned table's history.");
-}
-
-/*
- * The guards know the schema, the type and the trigger's function by their
- * names, and the functions are what keeps tables append-only.
- */
-static void
-guard_extension_object(Oid class_id, Oid object_id, bool replaced)
-{
-	const DaybookOids *oids;
-	ObjectAddress address;
-
-	if (creating_extension ||
-		(class_id != ProcedureRelationId && class_id != TypeRelationId &&
-		 class_id != NamespaceRelationId && class_id != PublicationRelationId))
-		return;
-	oids = GetDaybookOids();
-	if (!OidIsValid(oids->extension) ||
-		getExtensionOfObject(class_id, object_id) != oids->extension ||
-		!(replaced || is_moved(class_id, object_id)))
-		return;
-	ObjectAddressSet(address, class_id, object_id);
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot %s %s", replaced ? "replace" : "alter",
-					getObjectDescription(&address, false)),
-			 errdetail("Event tables rest on it."),
-			 errhint("ALTER EXTENSION daybook UPDATE replaces what the extension consists of.")));
-}
-
-/* Has it another name or schema now?  The publication must go on publishing, too. */
-static bool
-is_moved(Oid class_id, Oid object_id)
-{
-	void	   *before = FetchCatalogRow(class_id, object_id, NULL);
-	void	   *after = FetchCatalogRow(class_id, object_id, SnapshotSelf);
-
-	if (before == NULL || after == NULL)
-		return false;
-	if (class_id == NamespaceRelationId)
-		return namestrcmp(&((Form_pg_namespace) before)->nspname,
-						  NameStr(((Form_pg_namespace) after)->nspname)) != 0;
-	if (class_id == PublicationRelationId)
-		return !((Form_pg_publication) after)->pubinsert ||
-			namestrcmp(&((Form_pg_publication) before)->pubname,
-					   NameStr(((Form_pg_publication) after)->pubname)) != 0;
-	if (class_id == TypeRelationId)
-		return ((Form_pg_type) before)->typnamespace != ((Form_pg_type) after)->typnamespace ||
-			namestrcmp(&((Form_pg_type) before)->typname,
-					   NameStr(((Form_pg_type) after)->typname)) != 0;
-	return ((Form_pg_proc) before)->pronamespace != ((Form_pg_proc) after)->pronamespace ||
-		namestrcmp(&((Form_pg_proc) before)->proname,
-				   NameStr(((Form_pg_proc) after)->proname)) != 0;
 }
 
 /* A copy of a catalog's row; with NULL for snapshot, as it was before this command. */

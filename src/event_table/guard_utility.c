@@ -2,8 +2,8 @@
  *
  * guard_utility.c
  *	  Commands that are looked at before they run: subcommands of ALTER TABLE
- *	  that the object access hook does not see, or sees too late, and a dump's
- *	  additions to our publication.
+ *	  that the object access hook does not see, or sees too late, ALTER
+ *	  EXTENSION ... ADD and DROP, and a dump's additions to our publication.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,6 +59,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 	if (alter)
 		guard_detach_concurrently(alter);
+	if (IsA(pstmt->utilityStmt, AlterExtensionContentsStmt))
+		GuardMembership((AlterExtensionContentsStmt *) pstmt->utilityStmt);
 	next(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 #if PG_VERSION_NUM < 160000
 	if (alter)
