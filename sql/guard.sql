@@ -166,6 +166,18 @@ INSERT INTO attack (statement) VALUES
 ('CREATE TRIGGER another BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pass()'),
 ('CREATE TRIGGER lost BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION daybook.event_before_insert(); ALTER TABLE audit DISABLE TRIGGER lost; DROP TRIGGER lost ON audit');
 
+-- tables that become append-only with what such a table cannot have
+INSERT INTO attack (statement) VALUES
+('ALTER TABLE heap_like ENABLE ROW LEVEL SECURITY; ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('ALTER TABLE heap_like FORCE ROW LEVEL SECURITY; ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('ALTER TABLE heap_like SET ACCESS METHOD daybook, ENABLE ROW LEVEL SECURITY'),
+('ALTER TABLE heap_like ENABLE ROW LEVEL SECURITY; ALTER TABLE heap_like DISABLE ROW LEVEL SECURITY, SET ACCESS METHOD daybook'),
+('CREATE RULE away AS ON INSERT TO heap_like DO INSTEAD NOTHING; ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('CREATE RULE away AS ON INSERT TO heap_like DO INSTEAD NOTHING; DROP RULE away ON heap_like; ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('CREATE TABLE child () INHERITS (heap_like); ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('CREATE TABLE child () INHERITS (heap_like); DROP TABLE child; ALTER TABLE heap_like SET ACCESS METHOD daybook'),
+('CREATE TABLE child () INHERITS (heap_like); ALTER TABLE child SET ACCESS METHOD daybook');
+
 UPDATE attack SET result = attempt(statement);
 SELECT statement || E'\n    ' || result FROM attack ORDER BY no;
 
@@ -325,15 +337,6 @@ ALTER TABLE orders DROP CONSTRAINT orders_stream_id_version_key;
 DROP INDEX CONCURRENTLY orders_version;
 INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderSent') RETURNING version;
 SELECT last_version FROM daybook.append('orders', 'order-1', 'OrderReturned', '{}'::jsonb, NULL, 3);
-
--- a table that had row-level security before can be altered, and lose it
-ALTER TABLE heap_like ENABLE ROW LEVEL SECURITY;
-ALTER TABLE heap_like SET ACCESS METHOD daybook;
-SELECT statement, attempt(statement) FROM (VALUES
-	('ALTER TABLE heap_like SET (fillfactor = 100)'),
-	('ALTER TABLE heap_like FORCE ROW LEVEL SECURITY'),
-	('ALTER TABLE heap_like DISABLE ROW LEVEL SECURITY')
-) AS s (statement);
 
 -- in a database without the extension nothing is guarded, and nothing fails
 SELECT current_database() AS database \gset

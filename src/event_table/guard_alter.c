@@ -41,6 +41,7 @@ static void guard_create_rule(Oid rule_id);
 static void guard_create_trigger(Oid trigger_id);
 static int	count_version_triggers(Oid relid);
 static void guard_alter_relation(Oid relid);
+static void guard_new_protection(Form_pg_class class);
 static bool gave_rows_away(Form_pg_class copy);
 static void guard_alter_column(Oid relid, int attnum);
 static void guard_alter_trigger(Oid trigger_id);
@@ -160,9 +161,14 @@ guard_alter_relation(Oid relid)
 	if (before->relnamespace != after->relnamespace ||
 		namestrcmp(&before->relname, NameStr(after->relname)) != 0)
 		GuardMemberRelation(relid);
-	if (before->relam != oids->access_method || before->relkind != RELKIND_RELATION ||
-		before->relpersistence == RELPERSISTENCE_TEMP)
+	if (before->relkind != RELKIND_RELATION || before->relpersistence == RELPERSISTENCE_TEMP)
 		return;
+	if (before->relam != oids->access_method)
+	{
+		if (after->relam == oids->access_method)
+			guard_new_protection(after);
+		return;
+	}
 
 	if (after->relam != oids->access_method && !gave_rows_away(before))
 		RefuseDdl(relid, "change the access method of", HINT_APPEND);
@@ -173,6 +179,28 @@ guard_alter_relation(Oid relid)
 	if ((after->relrowsecurity && !before->relrowsecurity) ||
 		(after->relforcerowsecurity && !before->relforcerowsecurity))
 		RefuseRowSecurity(relid);
+}
+
+/* What a protected table would not be given, it must not bring along. */
+static void
+guard_new_protection(Form_pg_class class)
+{
+	Relation	rel = table_open(class->oid, NoLock);
+	const char *has = NULL;
+
+	if (class->relrowsecurity || class->relforcerowsecurity)
+		has = "row-level security";
+	else if (rel->rd_rules != NULL)
+		has = "rules";
+	else if (find_inheritance_children(class->oid, NoLock) != NIL)
+		has = "child tables";
+	table_close(rel, NoLock);
+	if (has)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("append-only table \"%s\" cannot have %s", NameStr(class->relname), has),
+				 errdetail("Rows could be hidden, or others pass for them."),
+				 errhint("Remove that before the table gets access method daybook.")));
 }
 
 /*
