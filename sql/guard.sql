@@ -22,6 +22,13 @@ INSERT INTO parted VALUES (1, 'one'), (11, 'eleven');
 CREATE TABLE shipment (id int PRIMARY KEY, order_id bigint REFERENCES orders);
 INSERT INTO shipment SELECT 1, id FROM orders;
 CREATE TABLE heap_like (LIKE audit);
+CREATE TYPE place AS (street text, city text);
+CREATE DOMAIN stop AS place;
+CREATE TYPE way AS (stops stop[], km int);
+CREATE TABLE plan (day date, way way);
+CREATE TABLE trips (id int, plan plan) USING daybook;
+CREATE TYPE elsewhere AS (street text, city text);
+CREATE TABLE unguarded (place elsewhere);
 CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 RESET ROLE;
 CREATE SCHEMA guarded_schema;
@@ -136,7 +143,15 @@ INSERT INTO attack (statement) VALUES
 ('ALTER TYPE daybook.event ALTER ATTRIBUTE data TYPE text CASCADE'),
 ('ALTER TYPE daybook.event ALTER ATTRIBUTE schema_version TYPE bigint CASCADE'),
 ('ALTER TYPE daybook.event RENAME ATTRIBUTE data TO payload CASCADE'),
-('ALTER TYPE daybook.event ADD ATTRIBUTE more text CASCADE');
+('ALTER TYPE daybook.event ADD ATTRIBUTE more text CASCADE'),
+('ALTER TYPE place DROP ATTRIBUTE city'),
+('ALTER TYPE place ADD ATTRIBUTE zip text'),
+('ALTER TYPE place RENAME ATTRIBUTE city TO town'),
+('ALTER TYPE way DROP ATTRIBUTE km'),
+('ALTER TYPE way DROP ATTRIBUTE stops'),
+('ALTER TABLE plan DROP COLUMN day'),
+('ALTER TYPE elsewhere DROP ATTRIBUTE city'),
+('DROP TYPE place CASCADE');
 
 -- keys and the trigger
 INSERT INTO attack (statement) VALUES

@@ -167,6 +167,7 @@ guard_drop_relation(Oid relid, int sub_id)
 			RefuseDdl(relid, "drop a column of",
 					  "Leave the column; a view can leave it out.");
 		GuardMemberRelation(relid);
+		GuardDropAttribute(relid);
 	}
 	else if (TableIsProtected(relid))
 		RefuseDdl(relid, "drop", HINT_DROP);

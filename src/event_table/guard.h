@@ -35,6 +35,9 @@ extern void GuardMember(Oid class_id, Oid object_id, bool replaced);
 extern void GuardMemberRelation(Oid relid);
 extern void GuardMembership(AlterExtensionContentsStmt *command);
 
+/* guard_type.c */
+extern void GuardDropAttribute(Oid relid);
+
 /* guard_utility.c */
 extern void GuardUtilityInit(void);
 
