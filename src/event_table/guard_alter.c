@@ -35,6 +35,7 @@
 #define HINT_VERSION	"Append events of a new schema_version; a view can show older ones in the new shape."
 #define HINT_TRIGGER	"The trigger " EVENT_TRIGGER_NAME " keeps the streams' versions; to load a dump, set daybook.restore."
 
+#define HINT_IDENTITY	"The trigger " EVENT_TRIGGER_NAME " gives id and version."
 
 static void guard_add_column(Oid relid);
 static void guard_create_rule(Oid rule_id);
@@ -247,6 +248,8 @@ guard_alter_column(Oid relid, int attnum)
 		return;
 	if (before.attnotnull && !after.attnotnull && EventColumnIsRequired(attnum))
 		RefuseDdl(relid, "drop NOT NULL from a column of", HINT_NOT_NULL);
+	if (before.attidentity == '\0' && after.attidentity != '\0')
+		RefuseDdl(relid, "add an identity to a column of", HINT_IDENTITY);
 	if (renamed && !OwnScriptRuns())
 		RefuseDdl(relid, "rename a column of", "A view can give columns other names.");
 }
