@@ -358,12 +358,17 @@ same_text(TupleTableSlot *slot, int attnum, StringInfo expected)
 	bool		is_null;
 	Datum		value = slot_getattr(slot, attnum, &is_null);
 	text	   *found;
+	bool		same;
 
 	if (is_null)
 		return false;
 	found = DatumGetTextPP(value);
-	return VARSIZE_ANY_EXHDR(found) == expected->len &&
+	same = VARSIZE_ANY_EXHDR(found) == expected->len &&
 		memcmp(VARDATA_ANY(found), expected->data, expected->len) == 0;
+	/* memory lasts as long as the statement here */
+	if (PointerGetDatum(found) != value)
+		pfree(found);
+	return same;
 }
 
 /*
