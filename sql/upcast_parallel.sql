@@ -39,9 +39,9 @@ SELECT daybook.create_event_table(t) FROM unnest('{par_a,par_b,par_c}'::text[]) 
 SELECT daybook.create_upcaster('par_a', 'P', 1, 'par_safe(jsonb)');
 SELECT daybook.create_upcaster('par_b', 'P', 1, 'par_unsafe(jsonb)');
 SELECT daybook.register_event_type(t, 'P', 2, 'par_p') FROM unnest('{par_a,par_b}'::regclass[]) t;
-INSERT INTO par_a (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 2000) i;
-INSERT INTO par_b (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 2000) i;
-INSERT INTO par_c (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 2000) i;
+INSERT INTO par_a (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 400) i;
+INSERT INTO par_b (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 400) i;
+INSERT INTO par_c (stream_id, type, data) SELECT 's-' || i % 50, 'P', jsonb_build_object('n', i) FROM generate_series(1, 400) i;
 ANALYZE par_a, par_b, par_c;
 SELECT daybook.create_event_view(t, 'P') FROM unnest('{par_a,par_b}'::regclass[]) t;
 SELECT daybook.create_fold('par_a', 'par_a', 'par_count(jsonb, daybook.event)', '0', 0);
@@ -52,7 +52,7 @@ SELECT daybook.create_fold('par_c', 'par_c', 'par_count_unsafe(jsonb, daybook.ev
 SELECT par_run($$SELECT count(*) FROM par_a p WHERE (daybook.upcast('par_a', p)).schema_version = 2$$);
 SELECT par_run($$SELECT count(m) FROM par_a_p$$);
 SELECT par_run($$SELECT count(*) FROM par_a p, daybook.replay('par_a', p.stream_id, p.version, p.version) r WHERE r.data ? 'm'$$);
-SELECT par_run($$SELECT count(*) FROM par_a p WHERE daybook.fold('par_a', p.stream_id) = '40'$$);
+SELECT par_run($$SELECT count(*) FROM par_a p WHERE daybook.fold('par_a', p.stream_id) = '8'$$);
 -- there are none
 SELECT par_run($$SELECT count(*) FROM par_c p WHERE (daybook.upcast('par_c', p)).schema_version = 1$$);
 -- they are not safe
@@ -61,11 +61,11 @@ SELECT par_run($$SELECT count(*) FROM par_b p WHERE (daybook.upcast(event => p, 
 SELECT par_run($$SELECT count(m) FROM par_b_p$$);
 SELECT par_run($$SELECT count(*) FROM par_b p, daybook.replay('par_b', p.stream_id, p.version, p.version) r WHERE r.data ? 'm'$$);
 SELECT par_run($$SELECT count(*) FROM par_b p WHERE p.data ? 'm' OR EXISTS (SELECT FROM daybook.replay('par_b', p.stream_id, 1, 1))$$);
-SELECT par_run($$SELECT count(*) FROM par_b p WHERE daybook.fold('par_b', p.stream_id) = '40'$$);
+SELECT par_run($$SELECT count(*) FROM par_b p WHERE daybook.fold('par_b', p.stream_id) = '8'$$);
 SELECT par_run($$WITH f AS MATERIALIZED (SELECT * FROM daybook.fold_all('par_b')) SELECT count(*) FROM par_a JOIN f USING (stream_id)$$);
 SELECT par_run($$SELECT count(*) FROM par_c p, daybook.diff('par_b', p.stream_id, 1, 2) d WHERE p.version = 1$$);
 -- nor is the transition
-SELECT par_run($$SELECT count(*) FROM par_c p WHERE daybook.fold('par_c', p.stream_id) = '40'$$);
+SELECT par_run($$SELECT count(*) FROM par_c p WHERE daybook.fold('par_c', p.stream_id) = '8'$$);
 -- the table is not known
 SELECT par_run($$SELECT count(*) FROM par_b p WHERE (daybook.upcast(p.tableoid, p)).schema_version = 2$$);
 -- all of them
