@@ -104,6 +104,7 @@ _PG_init(void)
 	FoldAllInit();
 	RedirectInit();
 	TrustInit();
+	TrustPlansInit();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -112,6 +112,7 @@ HandlerCheck(const Projection *projection)
 	outer_trust = Trust(&owner.trust);
 	PG_TRY();
 	{
+		TrustNoOldPlans();
 		if (projection->has_function)
 			(void) resolve_function(projection, &function);
 		else
@@ -171,6 +172,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	outer_trust = Trust(&owner.trust);
 	PG_TRY();
 	{
+		TrustNoOldPlans();
 		work(handler, batch);
 	}
 	PG_FINALLY();
@@ -183,6 +185,7 @@ run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work)
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);
+	TrustNoOldPlans();
 
 	error_context_stack = callback.previous;
 }

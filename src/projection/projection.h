@@ -192,8 +192,13 @@ typedef struct HandlerTrust
 extern void TrustInit(void);
 extern void TrustFor(HandlerTrust *result, const Projection *projection);
 extern const HandlerTrust *Trust(const HandlerTrust *to);
+extern void TrustNoOldPlans(void);
 extern char *TrustedSearchPath(const HandlerTrust *by, const Projection *projection);
 extern void TrustCheckFunction(Oid function);
+
+/* trust_plans.c */
+extern void TrustPlansInit(void);
+extern void TrustPlansRenew(Oid owner);
 
 /* The projection's owner and search path, for as long as its code runs. */
 typedef struct OwnerContext

@@ -30,7 +30,6 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
-#include "parser/scansup.h"
 #include "projection/projection.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -53,7 +52,6 @@ static void append_schemas(StringInfo path, List **schemas, ArrayType *relations
 						   const HandlerTrust *closed_to);
 static bool applies(void);
 static void check_statement(ParseState *pstate, Query *query, JumbleState *jstate);
-static bool others_may_meet_plan(void);
 static bool stays_a_call(Oid function);
 static void check_utility(Node *statement);
 static void check_ranges(List *ranges);
@@ -98,6 +96,14 @@ Trust(const HandlerTrust *to)
 
 	trust = to;
 	return before;
+}
+
+/* The handler that is trusted begins, or goes on after another one. */
+void
+TrustNoOldPlans(void)
+{
+	if (trust != NULL && trust->open_schemas != NIL)
+		TrustPlansRenew(trust->owner);
 }
 
 /*
@@ -249,24 +255,6 @@ check_statement(ParseState *pstate, Query *query, JumbleState *jstate)
 		prev_post_parse_analyze(pstate, query, jstate);
 	if (applies())
 		(void) check_walker((Node *) query, NULL);
-	if (others_may_meet_plan())
-		query->hasRowSecurity = true;
-}
-
-/*
- * A function that the handler calls may have been called before in this
- * session, and its plans be kept: with the same search path they would be
- * taken as they are, whoever's objects were found then.  Row security makes a
- * plan good for one role alone.
- */
-static bool
-others_may_meet_plan(void)
-{
-	if (trust != NULL && GetUserId() == trust->owner &&
-		(trust->open_schemas == NIL || IsBackgroundWorker))
-		return false;
-	return strstr(downcase_identifier(namespace_search_path, strlen(namespace_search_path), false, false),
-				  "pg_catalog") != NULL;
 }
 
 /*

@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ *
+ * trust_plans.c
+ *	  Plans that a session has from before a handler ran.
+ *
+ * Functions that a handler calls keep their plans for the session.  One that
+ * another role made, for the same search path, would be taken as it is, with
+ * the objects that were found for that role: trust.c never saw it.  All plans
+ * are made anew before the next handler of an owner for whom there may be one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "optimizer/planner.h"
+#include "parser/analyze.h"
+#include "projection/projection.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+
+/* Of longer paths, all that begin so are taken for the same. */
+#define MAX_PATH_SCHEMAS	16
+
+/* A search path that handlers of the owner have had in this session. */
+typedef struct HandlerPath
+{
+	Oid			owner;
+	int			count;
+	Oid			schemas[MAX_PATH_SCHEMAS];
+	bool		has_strange_plans;	/* made by another role since */
+} HandlerPath;
+
+static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
+static planner_hook_type prev_planner = NULL;
+
+static List *paths = NIL;		/* in TopMemoryContext */
+
+static void analysed(ParseState *pstate, Query *query, JumbleState *jstate);
+static PlannedStmt *make_plan(Query *query, const char *text, int cursor_options,
+							  ParamListInfo params);
+static void note_plan(void);
+static void add_path(Oid owner);
+static void get_path(HandlerPath *path);
+static bool same_path(const HandlerPath *a, const HandlerPath *b);
+
+void
+TrustPlansInit(void)
+{
+	prev_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = analysed;
+	prev_planner = planner_hook;
+	planner_hook = make_plan;
+}
+
+/* A handler of this owner is about to run, or to go on. */
+void
+TrustPlansRenew(Oid owner)
+{
+	bool		renew = false;
+	ListCell   *lc;
+
+	/* going on after another handler, it may be within a function of someone else */
+	if (GetUserId() == owner)
+		add_path(owner);
+	foreach(lc, paths)
+	{
+		HandlerPath *path = lfirst(lc);
+
+		if (path->owner != owner)
+			continue;
+		renew |= path->has_strange_plans;
+		path->has_strange_plans = false;
+	}
+	if (renew)
+		ResetPlanCache();
+}
+
+static void
+analysed(ParseState *pstate, Query *query, JumbleState *jstate)
+{
+	if (prev_post_parse_analyze)
+		prev_post_parse_analyze(pstate, query, jstate);
+	note_plan();
+}
+
+/* Also where the statement was analysed before: the planner inlines functions. */
+static PlannedStmt *
+make_plan(Query *query, const char *text, int cursor_options, ParamListInfo params)
+{
+	note_plan();
+	return prev_planner ? prev_planner(query, text, cursor_options, params) :
+		standard_planner(query, text, cursor_options, params);
+}
+
+static void
+note_plan(void)
+{
+	HandlerPath current;
+	ListCell   *lc;
+
+	if (paths == NIL)
+		return;
+	get_path(&current);
+	foreach(lc, paths)
+	{
+		HandlerPath *path = lfirst(lc);
+
+		if (path->owner != GetUserId() && same_path(path, &current))
+			path->has_strange_plans = true;
+	}
+}
+
+/* Remembers the present path; there may be plans for it from before. */
+static void
+add_path(Oid owner)
+{
+	HandlerPath current;
+	HandlerPath *path;
+	MemoryContext caller;
+	ListCell   *lc;
+
+	get_path(&current);
+	foreach(lc, paths)
+	{
+		path = lfirst(lc);
+		if (path->owner == owner && same_path(path, &current))
+			return;
+	}
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	path = palloc(sizeof(HandlerPath));
+	*path = current;
+	path->owner = owner;
+	path->has_strange_plans = true;
+	paths = lappend(paths, path);
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+get_path(HandlerPath *path)
+{
+	memset(path, 0, sizeof(HandlerPath));
+	path->count = fetch_search_path_array(path->schemas, MAX_PATH_SCHEMAS);
+}
+
+static bool
+same_path(const HandlerPath *a, const HandlerPath *b)
+{
+	return a->count == b->count && memcmp(a->schemas, b->schemas, sizeof(a->schemas)) == 0;
+}
