@@ -73,6 +73,7 @@ INSERT INTO declared VALUES
 ('daybook.alter_projection(text,text,integer,text,boolean,integer)', 'name, handler, batch_size, on_error, independent_streams, parallel', 'volatile unsafe', 'everyone'),
 ('daybook.cancel_rebuild(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.copy_commands(regclass[],text,boolean)', 'tables, copies, foreign_keys', 'stable strict restricted', 'superuser'),
+('daybook.copy_difference(regclass[],regclass[])', 'tables, copies', 'stable strict restricted', 'superuser'),
 ('daybook.copy_pairs(regclass[],regclass[])', 'tables, copies', 'stable strict restricted', 'superuser'),
 ('daybook.create_projection(text,regclass[],regprocedure,regclass[],text,text[],text[],integer,text,bigint,boolean)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position, independent_streams', 'volatile unsafe', 'everyone'),
 ('daybook.create_projection(text,regclass[],text,regclass[],text,text[],text[],integer,text,bigint,boolean)', 'name, sources, handler, tables, mode, types, categories, batch_size, on_error, from_position, independent_streams', 'volatile unsafe', 'everyone'),
