@@ -123,6 +123,7 @@ SELECT name, error_sqlstate, error_message, parked_events FROM daybook.projectio
 SELECT daybook.drop_projection('sql'), daybook.drop_projection('plpgsql');
 SELECT count(*) FROM trust_carol.t WHERE label LIKE 'run as%';
 -- inline, too
+\set SHOW_CONTEXT never
 RESET ROLE;
 GRANT TRIGGER ON trust_carol.orders TO trust_dave;
 SET ROLE trust_dave;
