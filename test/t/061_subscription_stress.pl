@@ -42,6 +42,8 @@ DECLARE
 	streams int;
 	good int;
 BEGIN
+	-- who has lost his lease handles the same streams as his successor, before he is told
+	PERFORM 1 FROM handled h WHERE h.stream_id IN (SELECT b.stream_id FROM unnest(batch) b) ORDER BY h.stream_id FOR UPDATE;
 	SELECT count(DISTINCT b.stream_id) INTO streams FROM unnest(batch) b;
 	WITH runs AS (
 		SELECT b.stream_id, min(b.version) AS first, max(b.version) AS last, count(*) AS events
