@@ -36,7 +36,6 @@ static void check_parallel(const Projection *projection, int parallel);
 static int	limit_parallel(const Projection *projection, int parallel);
 static void empty_and_refill(Projection *projection, ProjectionProgress *progress);
 static void restart_rebuild(const Projection *projection, const RebuildOptions *options);
-static void clear_error(ProjectionProgress *progress);
 static void empty_tables(const Projection *projection);
 static bool owner_owns_all(const Projection *projection);
 
@@ -77,9 +76,7 @@ daybook_resume_projection(PG_FUNCTION_ARGS)
 		ProjectionSetRestored(projection);
 
 	/* the error stays in sight until the next try, as does its event */
-	progress.retry_at = 0;
-	progress.failed_at = 0;
-	progress.attempts = 0;
+	ProgressTryAgain(&progress);
 	ProjectionSaveChange(projection, &progress);
 	RebuildTryAgain(projection->name, NULL);
 	PG_RETURN_VOID();
@@ -281,7 +278,7 @@ empty_and_refill(Projection *projection, ProjectionProgress *progress)
 	ParkedDelete(projection->name);
 	projection->rebuilt_at = GetCurrentTimestamp();
 	ProjectionUpdate(projection);
-	clear_error(progress);
+	ProgressClearError(progress);
 	progress->position = projection->from_position;
 	if (projection->is_inline && projection->is_paused)
 		progress->paused_at_id = InlineLastEventId(projection);
@@ -380,15 +377,6 @@ ProjectionSaveChange(Projection *projection, ProjectionProgress *progress)
 	progress->generation++;
 	ProgressUpdate(projection, progress);
 	ProjectorNotifyAtCommit(projection->name);
-}
-
-static void
-clear_error(ProjectionProgress *progress)
-{
-	progress->attempts = 0;
-	progress->retry_at = 0;
-	progress->failed_at = 0;
-	memset(&progress->error, 0, sizeof(ProjectionError));
 }
 
 /*

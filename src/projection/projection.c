@@ -371,6 +371,22 @@ ProgressDelete(const char *name)
 	CommandCounterIncrement();
 }
 
+/* At once, as if it had not failed; what went wrong stays in sight until then. */
+void
+ProgressTryAgain(ProjectionProgress *progress)
+{
+	progress->attempts = 0;
+	progress->retry_at = 0;
+	progress->failed_at = 0;
+}
+
+void
+ProgressClearError(ProjectionProgress *progress)
+{
+	ProgressTryAgain(progress);
+	memset(&progress->error, 0, sizeof(ProjectionError));
+}
+
 /* A type of the extension, by its name in schema daybook. */
 Oid
 DaybookTypeOid(const char *name)

@@ -110,6 +110,8 @@ extern bool ProgressReload(const char *name, ProjectionProgress *progress);
 extern void ProgressInsert(const Projection *projection, const ProjectionProgress *progress);
 extern void ProgressUpdate(const Projection *projection, ProjectionProgress *progress);
 extern void ProgressDelete(const char *name);
+extern void ProgressTryAgain(ProjectionProgress *progress);
+extern void ProgressClearError(ProjectionProgress *progress);
 extern Oid	DaybookTypeOid(const char *name);
 extern int	RelationArray(ArrayType *array, Oid **relations);
 extern char *RelationText(Oid relation);

@@ -373,10 +373,7 @@ advance(Projector *projector, Handler *handler, ProjectionProgress *progress)
 	park_passed(projector);
 	if (progress->position != before || progress->error.sqlstate != NULL)
 	{
-		progress->attempts = 0;
-		progress->retry_at = 0;
-		progress->failed_at = 0;
-		memset(&progress->error, 0, sizeof(ProjectionError));
+		ProgressClearError(progress);
 		ProgressUpdate(handler->projection, progress);
 	}
 	PopActiveSnapshot();
@@ -891,10 +888,7 @@ park(Projector *projector, ErrorData *error)
 		park_passed(projector);
 		ParkCause(projector->name, &event, &reason, projector->attempts + 1);
 		progress.position = projector->batch_end;
-		progress.attempts = 0;
-		progress.retry_at = 0;
-		progress.failed_at = 0;
-		memset(&progress.error, 0, sizeof(ProjectionError));
+		ProgressClearError(&progress);
 		ProgressUpdate(projection, &progress);
 	}
 	PopActiveSnapshot();

@@ -175,9 +175,7 @@ RebuildTryAgain(const char *name, const char *on_error)
 			share->on_error = pstrdup(on_error);
 			ProjectionUpdate(share);
 		}
-		progress.retry_at = 0;
-		progress.failed_at = 0;
-		progress.attempts = 0;
+		ProgressTryAgain(&progress);
 		ProjectionSaveChange(share, &progress);
 	}
 }
@@ -368,10 +366,7 @@ RebuildSwap(Projection *rebuild, ProjectionProgress *progress)
 	ParkedDelete(projection->name);
 	ParkedMove(rebuild->name, projection->name);
 	live.position = progress->position;
-	live.attempts = 0;
-	live.retry_at = 0;
-	live.failed_at = 0;
-	memset(&live.error, 0, sizeof(ProjectionError));
+	ProgressClearError(&live);
 	projection->has_function = rebuild->has_function;
 	projection->handler = rebuild->handler;
 	projection->rebuilt_at = GetCurrentTimestamp();
