@@ -13,9 +13,9 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
+#include "schema/distinct_names.h"
 #include "schema/event_check.h"
 #include "schema/upcast.h"
 #include "subtransaction.h"
@@ -36,7 +36,7 @@ typedef struct CheckedType
 	int64		checked;
 	int64		dropped;
 	int64		failed;
-	List	   *becomes;		/* char *, what events turned into that were kept */
+	List	   *becomes;		/* char *, what events turned into that were kept, as in "Shipped 2" */
 	char	   *failure;		/* of the first that failed */
 } CheckedType;
 
@@ -68,7 +68,6 @@ static char *upcast_and_check(UpcasterCheck *check, CheckedType *type, TupleTabl
 							  bool *dropped);
 static void note_becoming(UpcasterCheck *check, CheckedType *type, Datum *values);
 static void return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo);
-static Datum becoming(const CheckedType *type);
 
 /* daybook.check_upcasters(event_table, all_events) */
 Datum
@@ -214,15 +213,8 @@ note_becoming(UpcasterCheck *check, CheckedType *type, Datum *values)
 {
 	char	   *becomes = psprintf("%s %d", TextDatumGetCString(values[EVENT_TYPE - 1]),
 								   DatumGetInt32(values[EVENT_SCHEMA_VERSION - 1]));
-	MemoryContext caller;
-	ListCell   *lc;
 
-	foreach(lc, type->becomes)
-		if (strcmp(lfirst(lc), becomes) == 0)
-			return;
-	caller = MemoryContextSwitchTo(check->context);
-	type->becomes = lappend(type->becomes, pstrdup(becomes));
-	MemoryContextSwitchTo(caller);
+	type->becomes = AddDistinctName(type->becomes, becomes, check->context);
 }
 
 static void
@@ -239,7 +231,7 @@ return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo)
 		values[0] = PointerGetDatum(type->type);
 		values[1] = Int32GetDatum(type->version);
 		nulls[2] = type->becomes == NIL;
-		values[2] = nulls[2] ? (Datum) 0 : becoming(type);
+		values[2] = nulls[2] ? (Datum) 0 : JoinNames(type->becomes, ", ");
 		values[3] = Int64GetDatum(type->checked);
 		values[4] = Int64GetDatum(type->dropped);
 		values[5] = Int64GetDatum(type->failed);
@@ -247,17 +239,4 @@ return_types(UpcasterCheck *check, ReturnSetInfo *rsinfo)
 		values[6] = nulls[6] ? (Datum) 0 : CStringGetTextDatum(type->failure);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
-}
-
-/* As in "Shipped 2, Returned 2". */
-static Datum
-becoming(const CheckedType *type)
-{
-	StringInfoData names;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, type->becomes)
-		appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", (char *) lfirst(lc));
-	return CStringGetTextDatum(names.data);
 }

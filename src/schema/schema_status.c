@@ -16,6 +16,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
+#include "schema/distinct_names.h"
 #include "schema/event_check.h"
 #include "schema/upcast.h"
 #include "user_function.h"
@@ -43,8 +44,7 @@ static void describe_path(EventSchema *schema, UpcastPath *path, const text *typ
 static void append_path(UpcastPath *path, const text *type, int32 version);
 static void append_steps(UpcastPath *path, int first, int end);
 static char *function_problem(const EventSchema *schema, const char *text);
-static void note_mismatch(UpcastPath *path, char *problem);
-static Datum mismatches(const UpcastPath *path);
+static void note_mismatch(UpcastPath *path, const char *problem);
 
 /* daybook.stored_types(event_table): read as the caller. */
 Datum
@@ -99,7 +99,7 @@ daybook_upcast_path(PG_FUNCTION_ARGS)
 	table_close(table, AccessShareLock);
 	values[0] = CStringGetTextDatum(path.path.data);
 	nulls[1] = path.mismatches == NIL;
-	values[1] = nulls[1] ? (Datum) 0 : mismatches(&path);
+	values[1] = nulls[1] ? (Datum) 0 : JoinNames(path.mismatches, "; ");
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
@@ -183,26 +183,8 @@ function_problem(const EventSchema *schema, const char *text)
 
 /* NULL is no problem, and the same one is noted once. */
 static void
-note_mismatch(UpcastPath *path, char *problem)
+note_mismatch(UpcastPath *path, const char *problem)
 {
-	ListCell   *lc;
-
-	if (problem == NULL)
-		return;
-	foreach(lc, path->mismatches)
-		if (strcmp(lfirst(lc), problem) == 0)
-			return;
-	path->mismatches = lappend(path->mismatches, problem);
-}
-
-static Datum
-mismatches(const UpcastPath *path)
-{
-	StringInfoData result;
-	ListCell   *lc;
-
-	initStringInfo(&result);
-	foreach(lc, path->mismatches)
-		appendStringInfo(&result, "%s%s", result.len > 0 ? "; " : "", (char *) lfirst(lc));
-	return CStringGetTextDatum(result.data);
+	if (problem)
+		path->mismatches = AddDistinctName(path->mismatches, problem, CurrentMemoryContext);
 }
