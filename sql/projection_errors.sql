@@ -196,6 +196,28 @@ SELECT reach('committing', 'failed');
 SELECT error_sqlstate, error_message, parked_events FROM daybook.projection_status WHERE name = 'committing';
 SELECT daybook.drop_projection('committing');
 
+-- an error that is stored apart from its row, and a worker that is started again
+CREATE FUNCTION wordy(daybook.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION USING MESSAGE = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) i);
+END $$;
+SELECT daybook.create_projection('wordy', '{account}', 'wordy(daybook.event)'::regprocedure, '{tries}', on_error => 'stop');
+SELECT reach('wordy', 'failed');
+DO $$
+DECLARE before daybook.projection_status;
+BEGIN
+	SELECT * INTO before FROM daybook.projection_status WHERE name = 'wordy';
+	PERFORM pg_terminate_backend(before.worker_pid);
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN (SELECT worker_pid <> before.worker_pid AND attempts > before.attempts
+			FROM daybook.projection_status WHERE name = 'wordy');
+		PERFORM pg_sleep(0.01);
+		IF i = 6000 THEN RAISE WARNING 'it was not tried again'; END IF;
+	END LOOP;
+END $$;
+SELECT length(error_message) FROM daybook.projection_status WHERE name = 'wordy';
+SELECT daybook.drop_projection('wordy');
+
 -- a table that is gone, and one that comes back
 CREATE TABLE brief (id bigint);
 SELECT daybook.create_projection('brief', '{account}', 'INSERT INTO brief SELECT id FROM new_events', '{brief}');

@@ -510,6 +510,7 @@ lock_projection(Projector *projector, ProjectionProgress *progress)
 static ProjectorStep
 claim(Projector *projector, Projection *projection, ProjectionProgress *progress)
 {
+	PushActiveSnapshot(GetTransactionSnapshot());
 	if (projection->restored_pid != 0)
 	{
 		projection = ProjectionLoad(projection->name);
@@ -517,6 +518,7 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 	}
 	progress->generation++;
 	ProgressUpdate(projection, progress);
+	PopActiveSnapshot();
 
 	projector->claimed = true;
 	projector->checked = false;
