@@ -26,7 +26,6 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
@@ -181,7 +180,7 @@ ProjectionCheckBatchSize(int batch_size)
 void
 ProjectionCheckSettings(const Projection *projection)
 {
-	int64		head = LogHead(GetLatestSnapshot());
+	int64		head = LogHeadNow();
 
 	(void) choice_of_two("on_error setting", projection->on_error, "park", "stop");
 	ProjectionCheckBatchSize(projection->batch_size);

@@ -25,7 +25,6 @@
 #include "sequencer/log_scan.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/worker_state.h"
 
@@ -55,7 +54,6 @@ static void check_inline(const Projection *projection);
 static int64 position_or_error(const char *name, int64 target);
 static void sleep_until(const Wait *wait, ConditionVariable *variable, int64 target);
 static void report_time_out(const Wait *wait, int64 target);
-static int64 log_head(void);
 
 PG_FUNCTION_INFO_V1(daybook_wait_for_projection);
 Datum
@@ -77,7 +75,7 @@ daybook_wait_for_projection(PG_FUNCTION_ARGS)
 	if (projection->is_inline)
 	{
 		check_inline(projection);
-		PG_RETURN_INT64(log_head());
+		PG_RETURN_INT64(LogHeadNow());
 	}
 	may_wait_for_rebuild = RebuildWasAskedFor(wait.name) ||
 		(PG_ARGISNULL(1) && XLogRecPtrIsInvalid(XactLastCommitEnd));
@@ -202,7 +200,7 @@ published_head(const Wait *wait)
 	head = pg_atomic_read_u64(&wait->database->head);
 
 	/* a sequencer that has just started does not know it yet */
-	return head > 0 ? head : log_head();
+	return head > 0 ? head : LogHeadNow();
 }
 
 /*
@@ -339,15 +337,4 @@ report_time_out(const Wait *wait, int64 target)
 			 target >= 0 ?
 			 errhint("See daybook.projection_status.") :
 			 errhint("See daybook.sequencer_status.")));
-}
-
-/* The last position now, whatever the transaction's snapshot. */
-static int64
-log_head(void)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		head = LogHead(snapshot);
-
-	UnregisterSnapshot(snapshot);
-	return head;
 }

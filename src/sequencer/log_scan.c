@@ -20,6 +20,7 @@
 #include "sequencer/log_scan.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #define SEGMENT_TABLE		"log_segment"
 #define SEGMENT_KEY			"log_segment_pkey"
@@ -144,6 +145,16 @@ LogHead(Snapshot snapshot)
 	if (!find_segment(snapshot, PG_INT64_MAX, &segment))
 		return 0;
 	return segment.first_position + segment.event_count - 1;
+}
+
+int64
+LogHeadNow(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		head = LogHead(snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return head;
 }
 
 Oid

@@ -24,6 +24,8 @@ extern void LogScanEnd(LogScan *scan);
 
 /* Last position, 0 when the log is empty. */
 extern int64 LogHead(Snapshot snapshot);
+/* The same now, whatever the transaction's snapshot. */
+extern int64 LogHeadNow(void);
 
 /* The event table that goes by a number, InvalidOid when it was dropped. */
 extern Oid	LogEventTable(Snapshot snapshot, int32 table_no);
