@@ -111,6 +111,7 @@ static TupleTableSlot *next_row(ForeignScanState *node);
 static void rescan(ForeignScanState *node);
 static void end_scan(ForeignScanState *node);
 static void explain_scan(ForeignScanState *node, ExplainState *es);
+static Node *params_by_number(Node *node, void *context);
 static bool scan_is_parallel_safe(PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte);
 
 static bool match_bound(RelOptInfo *rel, RestrictInfo *rinfo, Bound *bound);
@@ -504,12 +505,28 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 	if (plan->fdw_recheck_quals == NIL)
 		return;
 	context = set_deparse_context_plan(es->deparse_cxt, (Plan *) plan, NIL);
-	bounds = (Node *) make_ands_explicit(plan->fdw_recheck_quals);
+	bounds = params_by_number((Node *) make_ands_explicit(plan->fdw_recheck_quals), NULL);
 	ExplainPropertyText("Position Cond",
 						deparse_expression(bounds, context,
 										   list_length(es->rtable) > 1 || es->verbose,
 										   false),
 						es);
+}
+
+/*
+ * Where a parameter's value comes from is found in the plan nodes above, of
+ * which a foreign scan is not told: such are shown as $n.
+ */
+static Node *
+params_by_number(Node *node, void *context)
+{
+	Param	   *param;
+
+	if (node == NULL || !IsA(node, Param))
+		return expression_tree_mutator(node, params_by_number, context);
+	param = copyObject((Param *) node);
+	param->paramkind = PARAM_EXTERN;
+	return (Node *) param;
 }
 
 /* Takes the bounds' values and positions the scan. */
