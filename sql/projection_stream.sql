@@ -180,7 +180,7 @@ SELECT daybook.rebuild_projection('owned');
 DO $$
 BEGIN
 	FOR i IN 1 .. 600 LOOP
-		EXIT WHEN EXISTS (SELECT FROM daybook.rebuild_progress WHERE projection = 'owned' AND error_sqlstate = '42501');
+		EXIT WHEN EXISTS (SELECT FROM daybook.rebuild_progress WHERE projection = 'owned' AND state = 'failed');
 		PERFORM pg_sleep(0.1);
 	END LOOP;
 END $$;

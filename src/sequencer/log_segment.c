@@ -158,7 +158,7 @@ LogSegmentReaderInit(LogSegmentReader *reader, int64 first_position,
 bool
 LogSegmentRead(LogSegmentReader *reader, LogEntry *entry)
 {
-	int64		id_step;
+	int64		id_step = 0;
 
 	if (reader->remaining == 0)
 		return false;
