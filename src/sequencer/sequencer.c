@@ -616,14 +616,16 @@ set_hint(const char *hint)
 	strlcpy(db->hint, hint, SEQUENCER_HINT_LEN);
 }
 
+/* Events of commits that are held back are in memory: no WAL before the first of these is needed. */
 static void
 confirm_decoded(void)
 {
-	if (!XLogRecPtrIsInvalid(seq.held_back) ||
-		DecodedUpTo() < seq.confirmed + WAL_PER_CONFIRM)
+	XLogRecPtr	published = decoded_and_published();
+
+	if (published < seq.confirmed + WAL_PER_CONFIRM)
 		return;
-	seq.confirmed = DecodedUpTo();
-	DecodeConfirm(seq.confirmed);
+	seq.confirmed = published;
+	DecodeConfirm(published);
 }
 
 /*

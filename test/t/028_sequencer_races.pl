@@ -390,6 +390,43 @@ COMMIT;
 	ok(all_published($node), 'and they are published');
 }
 
+# Where there is always some commit that waits for a standby, the slot lets go
+# of the WAL before the first of them.
+{
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres SET synchronous_commit = local');
+	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	$node->append_conf('postgresql.conf', q{synchronous_standby_names = 'nobody'});
+	$node->reload;
+	my $waiting = q{SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' ORDER BY query_start};
+	my $commit_that_waits = sub {
+		my ($stream, $count) = @_;
+		my $session = $node->background_psql('postgres', on_error_stop => 0);
+
+		$session->query_until(qr/begun/, qq{\\echo begun
+SET synchronous_commit = on;
+INSERT INTO orders (stream_id, type) VALUES ('$stream', 'Happened');
+});
+		ok(wait_until('a commit that waits', sub { split(/\n/, $node->safe_psql('postgres', $waiting)) == $count }),
+			"$count commits wait for a standby");
+		return $session;
+	};
+	my $first = $commit_that_waits->('wait-first', 1);
+	$node->safe_psql('postgres', q{SELECT count(pg_logical_emit_message(false, 'filler', repeat('x', 1024 * 1024))) FROM generate_series(1, 20)});
+	my $place = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	my $second = $commit_that_waits->('wait-second', 2);
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend(pid) FROM ($waiting LIMIT 1) first");
+	ok(wait_until('the confirmed place', sub {
+		append('meanwhile');
+		return $node->safe_psql('postgres', "SELECT confirmed_flush_lsn >= '$place' FROM pg_replication_slots") eq 't';
+	}, 10), 'WAL before the first of these is let go of');
+	$node->append_conf('postgresql.conf', q{synchronous_standby_names = ''});
+	$node->reload;
+	$_->quit for $first, $second;
+	ok(all_published($node, 'postgres', 10), 'the events of both are published');
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET synchronous_commit');
+}
+
 # A large transaction that has committed and cannot be seen yet, since it
 # waits for a standby, holds up nobody.
 {
