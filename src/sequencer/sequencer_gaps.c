@@ -76,7 +76,7 @@ GapsNote(int64 low, int64 high, const int64 *present, int npresent, Snapshot sna
 {
 	MemoryContext old = MemoryContextSwitchTo(gap_context);
 	Gap		   *gap = palloc0(sizeof(Gap));
-	int64		next = low;
+	int64		last = low - 1;
 
 	gap->low = low;
 	gap->high = high;
@@ -87,12 +87,12 @@ GapsNote(int64 low, int64 high, const int64 *present, int npresent, Snapshot sna
 		{
 			if (present[i] < low)
 				continue;
-			if (present[i] > next)
-				add_range(gap, next, present[i] - 1);
-			next = present[i] + 1;
+			if (present[i] - 1 > last)
+				add_range(gap, last + 1, present[i] - 1);
+			last = present[i];
 		}
-		if (next <= high)
-			add_range(gap, next, high);
+		if (last < high)
+			add_range(gap, last + 1, high);
 	}
 	if (gap->nranges == 0)
 		free_gap(gap);
@@ -166,10 +166,10 @@ GapsTake(int64 id)
 
 	if (range == NULL)
 		return;
-	if (id == range->low)
+	if (id == range->high)
+		range->high--;			/* first, since there may be no higher id */
+	else if (id == range->low)
 		range->low++;
-	else if (id == range->high)
-		range->high--;
 	else
 	{
 		int64		high = range->high;

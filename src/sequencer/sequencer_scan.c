@@ -153,8 +153,11 @@ scan_above(ScanBatch *batch)
 {
 	int			before = batch->count;
 	int64		last = highest;
-	int64		reached = scan_tables(batch, highest + 1, PG_INT64_MAX, false);
+	int64		reached;
 
+	if (highest == PG_INT64_MAX)
+		return true;
+	reached = scan_tables(batch, highest + 1, PG_INT64_MAX, false);
 	for (int i = before; i < batch->count; i++)
 		last = Max(last, batch->events[i].id);
 	if (reached < PG_INT64_MAX)

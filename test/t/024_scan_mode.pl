@@ -196,6 +196,21 @@ for my $level (qw(replica logical minimal logical))
 	}
 }
 
+# The last id that there is: nothing comes above it.
+{
+	set('daybook.decoding = off');
+	$node->safe_psql('postgres', 'CREATE DATABASE last');
+	$node->safe_psql('last', q{CREATE EXTENSION daybook; SELECT daybook.create_event_table('orders')});
+	$node->safe_psql('last', q{
+		SET daybook.restore = on;
+		INSERT INTO orders (id, stream_id, version, type) VALUES (5, 's', 1, 'Happened'), (9223372036854775807, 's', 2, 'Happened')});
+	ok(all_published($node, 'last', 10), 'an event with the last id is published');
+	my $now = $node->safe_psql('last', 'SELECT pg_current_wal_insert_lsn()');
+	ok(wait_until('another round', sub { status($node, "sequenced_lsn >= '$now'", 'last') eq 't' }, 10), 'it is looked for once more');
+	log_is_right($node, 'each once', 'last');
+	$node->safe_psql('postgres', 'DROP DATABASE last');
+}
+
 $node->stop;
 is(join("\n", server_log_lines($node, qr/PANIC|TRAP|terminated by signal|daybook sequencer ERROR/)), '', 'the sequencer has met no error');
 done_testing();
