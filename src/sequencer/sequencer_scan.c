@@ -58,13 +58,16 @@ static int64 highest = 0;
 /* Ids above the low-water mark that were in the log at the start; NULL once passed. */
 static IdSet *known = NULL;
 
+/* The table that a pass did not come to the end of, by its number. */
+static int32 behind = 0;
+
 static int64 probe_missing(int64 low, int64 high, void *arg);
 static bool scan_above(ScanBatch *batch);
 static void note_gaps(ScanBatch *batch, int before, int64 new_highest);
 static void drop_known(ScanBatch *batch, int before);
 static int64 scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing);
-static int64 scan_table(ScanBatch *batch, SequencedTable *table, int64 low,
-						int64 high, bool only_missing);
+static void scan_table(ScanBatch *batch, SequencedTable *table, int64 low,
+					   int64 *upto, bool only_missing);
 static void add_event(ScanBatch *batch, SequencedTable *table, HeapTuple tuple,
 					  int64 id, TupleTableSlot *slot);
 static void publish(ScanBatch *batch);
@@ -207,7 +210,9 @@ drop_known(ScanBatch *batch, int before)
 
 /*
  * Adds the events with ids from low to high, or only those that are missing.
- * Returns up to which id all tables have been looked at.
+ * Returns up to which id all tables have been looked at.  The one that has
+ * come less far than others before is likely to do so again, and comes first:
+ * what the others have above that place is not read only to be dropped.
  */
 static int64
 scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing)
@@ -215,14 +220,15 @@ scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing)
 	int			before = batch->count;
 	int			kept = before;
 	int64		reached = high;
+	int32		first = behind;
 	ListCell   *lc;
 
 	foreach(lc, batch->tables)
-	{
-		int64		come = scan_table(batch, lfirst(lc), low, high, only_missing);
-
-		reached = Min(reached, come);
-	}
+		if (((SequencedTable *) lfirst(lc))->table_no == first)
+			scan_table(batch, lfirst(lc), low, &reached, only_missing);
+	foreach(lc, batch->tables)
+		if (((SequencedTable *) lfirst(lc))->table_no != first)
+			scan_table(batch, lfirst(lc), low, &reached, only_missing);
 
 	/* a table that hit its limit may have more below what others gave */
 	for (int i = before; i < batch->count; i++)
@@ -232,9 +238,9 @@ scan_tables(ScanBatch *batch, int64 low, int64 high, bool only_missing)
 	return reached;
 }
 
-/* The same of one table. */
-static int64
-scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
+/* The same of one table; lowers *upto to where it has come. */
+static void
+scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 *upto,
 		   bool only_missing)
 {
 	Relation	rel = try_relation_open(table->relid, AccessShareLock);
@@ -242,15 +248,14 @@ scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
 	TupleTableSlot *slot;
-	int64		reached = high;
 	int			count = 0;
 
 	if (rel == NULL)
-		return reached;
+		return;
 	index = index_open(LookUpEventTable(rel)->id_index, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(low));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(high));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(*upto));
 	scan = index_beginscan_compat(rel, index, batch->snapshot, 2);
 	index_rescan(scan, keys, 2, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
@@ -263,7 +268,8 @@ scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
 			add_event(batch, table, ExecFetchSlotHeapTuple(slot, false, NULL), id, slot);
 		if (++count == MAX_EVENTS_PER_PASS)
 		{
-			reached = id;
+			*upto = id;
+			behind = table->table_no;
 			break;
 		}
 	}
@@ -272,7 +278,6 @@ scan_table(ScanBatch *batch, SequencedTable *table, int64 low, int64 high,
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
-	return reached;
 }
 
 static void

@@ -196,6 +196,30 @@ for my $level (qw(replica logical minimal logical))
 	}
 }
 
+# Where each table has ids of its own, a pass reads what it can publish, and not
+# as much of each table.
+{
+	set('daybook.decoding = off');
+	$node->safe_psql('postgres', 'CREATE DATABASE apart');
+	$node->safe_psql('apart', 'CREATE EXTENSION daybook');
+	$node->safe_psql('apart', "SELECT daybook.create_event_table('t$_')") for 1 .. 4;
+	my $read = 0;
+
+	# those made last have the lowest ids, then the other way around
+	for my $order ([ reverse 1 .. 4 ], [ 1 .. 4 ])
+	{
+		$node->safe_psql('apart', 'BEGIN; ' . join('; ', map {
+			"INSERT INTO t$_ (stream_id, type) SELECT 's-' || i % 100, 'Happened' FROM generate_series(1, 30000) i" } @$order) . '; COMMIT');
+		my $before = $read;
+		my $head = $before ? 240000 : 120000;
+		ok(wait_until('the events', sub { status($node, "head = $head", 'apart') eq 't' }), "events of t@$order are published");
+		$read = $node->safe_psql('apart', q{SELECT sum(idx_tup_fetch) FROM pg_stat_user_indexes WHERE indexrelname ~ '^t\d_pkey'});
+		cmp_ok($read - $before, '<', 200000, 'without each being read again and again');
+	}
+	log_is_right($node, 'in the right order', 'apart');
+	$node->safe_psql('postgres', 'DROP DATABASE apart');
+}
+
 # The last id that there is: nothing comes above it.
 {
 	set('daybook.decoding = off');
