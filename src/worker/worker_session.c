@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "utils/guc.h"
@@ -44,6 +45,9 @@ WorkerConnect(Oid database)
 	for (int i = 0; i < lengthof(worker_settings); i++)
 		SetConfigOption(worker_settings[i].name, worker_settings[i].value,
 						PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* pgoutput writes names as for a client, whose encoding may lack their characters */
+	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET, PGC_S_OVERRIDE);
 	become_superuser();
 }
 

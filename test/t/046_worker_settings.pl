@@ -56,6 +56,22 @@ for my $setting (
 	is(app("SELECT count(*) FROM seen WHERE by <> '$me'"), '0', "... and handlers run as their projection's owner");
 	sql("ALTER DATABASE app RESET $name");
 }
+# The clients' encoding lacks characters of an event table's name, which the
+# plugin writes when it decodes a row.
+{
+	sql(q{CREATE DATABASE encoded ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0});
+	$node->safe_psql('encoded', q{
+CREATE EXTENSION daybook;
+ALTER DATABASE encoded SET client_encoding = 'LATIN1';
+SELECT daybook.create_event_table(U&'"zdarze\0144"')});
+	$node->restart;
+	ok(wait_for_mode($node, 'decoding', 'encoded'), 'the sequencer decodes');
+	$node->safe_psql('encoded', q{
+SET client_encoding = 'UTF8';
+INSERT INTO U&"zdarze\0144" (stream_id, type) VALUES ('s', 'Happened') ON CONFLICT DO NOTHING});
+	ok(wait_until('the event', sub { status($node, 'head', 'encoded') eq '1' }, 20), 'an event of a table is published that clients cannot name');
+}
+
 is(join("\n", server_log_lines($node, qr/\] daybook \w+ (ERROR|FATAL): (?! *terminating)/)), '', 'no worker has failed');
 
 $node->stop;
