@@ -179,7 +179,9 @@ SequencerRound(long *wait)
 	bool		awaited;
 	int			events = 0;
 
-	seq.round_started = GetCurrentTimestamp();
+	/* of the round's transactions, too, which would be as old as the worker */
+	SetCurrentStatementStartTimestamp();
+	seq.round_started = GetCurrentStatementStartTimestamp();
 	seq.rest_is_due = false;
 	if (is_scanning())
 		XLogFlush(flush_request());

@@ -38,6 +38,10 @@ sub hold_up_round
 	append('before');
 	all_published($node);
 	my $blocker = hold_up_round();
+	is($node->safe_psql('postgres', q{
+		SELECT xact_start > (SELECT xact_start FROM pg_stat_activity WHERE query LIKE 'INSERT INTO daybook.log_segment%')
+		FROM pg_stat_activity WHERE pid = (SELECT pid FROM daybook.sequencer_status)}), 't',
+		'its transaction is as old as the round, not as the worker');
 	append('after');
 	is($node->safe_psql('postgres', 'SELECT sum(event_count) FROM daybook.log_segment'), 1, 'the round cannot be seen');
 	$blocker->query_safe('ROLLBACK');
