@@ -148,6 +148,7 @@ static void advance_marks(bool idle);
 static void store_marks(int64 low_water, int64 log_position);
 static bool somebody_waits(void);
 static void report(int events, XLogRecPtr sequenced);
+static const char *hint_while_following(void);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
 static long pause_after(int events);
@@ -391,7 +392,6 @@ try_to_follow(void)
 	if (result == DECODE_READY)
 	{
 		seq.following = true;
-		set_hint("");
 		seq.catching_up = true;
 		seq.ntoo_early = -1;
 		seq.confirmed = DecodedUpTo();
@@ -604,12 +604,23 @@ report(int events, XLogRecPtr sequenced)
 	db->decoded_lsn = seq.following ? DecodedUpTo() : InvalidXLogRecPtr;
 	if (events > 0)
 		db->last_published_at = GetCurrentTimestamp();
+	if (seq.following)
+		set_hint(hint_while_following());
 	/* zero until the marks have been read */
 	pg_atomic_write_u64(&db->head, seq.head);
 	pg_write_barrier();
 	if (sequenced > pg_atomic_read_u64(&db->sequenced_lsn))
 		pg_atomic_write_u64(&db->sequenced_lsn, sequenced);
 	ConditionVariableBroadcast(&db->published);
+}
+
+/* Why scanning goes on beside decoding, or some events are left out of it. */
+static const char *
+hint_while_following(void)
+{
+	if (!TablesComplete())
+		return TablesHint();
+	return seq.catching_up && seq.ntoo_early > 0 ? HINT_IN_PROGRESS : "";
 }
 
 static void

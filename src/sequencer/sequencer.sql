@@ -35,8 +35,8 @@ COMMENT ON FUNCTION daybook.sequencer_state_now() IS
 
 CREATE VIEW daybook.sequencer_status AS
 SELECT s.pid, s.mode, s.hint, s.head, s.low_water, s.open_gaps, s.sequenced_lsn, s.decoded_lsn,
-	CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
-		ELSE greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), s.sequenced_lsn))
+	CASE WHEN s.sequenced_lsn IS NOT NULL AND NOT pg_catalog.pg_is_in_recovery()
+		THEN greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), s.sequenced_lsn))
 	END AS lag_bytes,
 	s.started_at, s.last_published_at
 FROM daybook.sequencer_state_now() s;

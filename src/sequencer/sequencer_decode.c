@@ -112,7 +112,7 @@ DecodeStart(int lock_timeout_ms, char **reason)
 		result = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
 			DECODE_OBSTRUCTED : DECODE_REFUSED;
 		*reason = pstrdup(result == DECODE_REFUSED ? error->message :
-						  "waiting for transactions that are in progress before the write-ahead log can be followed");
+						  HINT_IN_PROGRESS);
 		FreeErrorData(error);
 		FlushErrorState();
 		abandon_slot();

@@ -124,6 +124,9 @@ typedef enum DecodeStartResult
 	DECODE_REFUSED
 } DecodeStartResult;
 
+#define HINT_IN_PROGRESS \
+	"waiting for transactions that are in progress before the write-ahead log can be followed"
+
 extern DecodeStartResult DecodeStart(int lock_timeout_ms, char **reason);
 extern bool DecodeSome(void);	/* true: stopped short of the end of the WAL */
 extern XLogRecPtr DecodedUpTo(void);

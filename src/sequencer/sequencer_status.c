@@ -7,11 +7,15 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "sequencer/log_durable.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
+#include "utils/syscache.h"
 #include "worker/worker_state.h"
 
 PG_FUNCTION_INFO_V1(daybook_sequencer_state_now);
@@ -19,6 +23,7 @@ PG_FUNCTION_INFO_V1(daybook_sequencer_state_now);
 #define STATUS_NATTS	10
 
 static const char *hint_of(const DatabaseState *db);
+static bool database_is_template(void);
 static const char *mode_name(SequencerMode mode);
 static Datum time_or_null(TimestampTz time, bool *is_null);
 
@@ -68,13 +73,30 @@ hint_of(const DatabaseState *db)
 {
 	if (RecoveryInProgress())
 		return "the server is in recovery; events are put in order on its primary";
-	if (db)
-		return db->hint;
 	if (!WorkerStateAvailable())
 		return "daybook is not in shared_preload_libraries";
+	if (!LauncherHasCome())
+		return "there is no launcher of workers; increase max_worker_processes and restart the server";
+	if (db)
+		return db->hint;
+	if (database_is_template())
+		return "the database is a template, which has no worker";
 	if (WorkerStateIsFull())
 		return "as many databases have a worker as daybook.max_databases says; increase it and restart the server";
 	return "";
+}
+
+static bool
+database_is_template(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for database %u", MyDatabaseId);
+	result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 static const char *

@@ -458,6 +458,9 @@ WorkerAttach(bool is_database_worker)
 			db->hint[0] = '\0';
 			db->resting = false;
 			db->started_at = GetCurrentTimestamp();
+			db->last_published_at = 0;
+			db->open_gaps = 0;
+			db->decoded_lsn = InvalidXLogRecPtr;
 			db->mode = SEQUENCER_STARTING;
 			db->supervise = true;
 		}
@@ -558,6 +561,13 @@ void
 LauncherAttach(void)
 {
 	state->launcher_latch = MyLatch;
+}
+
+/* Has there been one since the server's start?  One that ends comes again. */
+bool
+LauncherHasCome(void)
+{
+	return state->launcher_latch != NULL;
 }
 
 /*

@@ -77,6 +77,7 @@ extern void WorkerCallbacksInit(void);
 extern DatabaseState *MyDatabaseState(void);
 extern DatabaseState *MyDatabaseStateToWait(void);
 extern bool WorkerStateIsFull(void);
+extern bool LauncherHasCome(void);
 
 /* for backends */
 extern void WakeDatabaseWorker(void);

@@ -196,6 +196,32 @@ for my $level (qw(replica logical minimal logical))
 	}
 }
 
+# The view says what is amiss: where there is a slot that cannot be relied on
+# yet, and where there is no worker.
+{
+	ok(wait_for_mode($node, 'decoding'), 'decoding');
+	my $open = $node->background_psql('postgres');
+	$open->query_safe('BEGIN; SELECT pg_current_xact_id()');
+	$node->safe_psql('postgres', q{
+		SET daybook.restore = on;
+		INSERT INTO orders (id, stream_id, version, type) SELECT max(id) + 1000, 'restored', 1, 'Happened' FROM orders});
+	ok(wait_for_mode($node, 'scanning'), 'after a restore of events it scans beside the slot');
+	ok(wait_until('a hint', sub { status($node, 'hint') =~ /in progress/ }, 10), 'and says what it waits for');
+	$open->query_safe('ROLLBACK');
+	$open->quit;
+	ok(wait_for_mode($node, 'decoding'), 'which passes');
+	is(status($node, 'hint'), '', 'and the hint with it');
+
+	my $launcher = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
+	kill 'STOP', $launcher;
+	$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM daybook.sequencer_status');
+	ok(wait_until('no worker', sub { sequencer_pid($node) eq '' }), 'there is no worker');
+	is(status($node, 'lag_bytes'), '', 'its lag is not known');
+	kill 'CONT', $launcher;
+	ok(wait_for_mode($node, 'decoding'), 'there is one again');
+	is(status($node, 'last_published_at'), '', 'which has published nothing yet');
+}
+
 # Where each table has ids of its own, a pass reads what it can publish, and not
 # as much of each table.
 {

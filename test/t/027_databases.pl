@@ -218,6 +218,7 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	$node->restart;
 	ok(wait_until('a worker in one', sub { workers() =~ /one/ }), 'workers start with the server');
 	unlike(workers(), qr/two/, 'none in a template');
+	like(status($node, 'hint', 'two'), qr/template/, 'which says so');
 	$node->safe_psql('postgres', 'ALTER DATABASE two IS_TEMPLATE false');
 	$node->safe_psql('postgres', q{
 		SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'daybook launcher'});
@@ -239,6 +240,11 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 32');
 	$node->restart;
 	ok(all_published($node, $lacks), 'with more of them the events are published');
+
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 0');
+	$node->restart;
+	like(status($node, 'hint', 'one'), qr/max_worker_processes/, 'without any there is no launcher, and the hint says so');
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 32');
 
 	$node->append_conf('postgresql.conf', 'daybook.max_databases = 1');
 	$node->restart;
