@@ -140,9 +140,7 @@ RowsEndTransaction(XLogReaderState *record)
 				for (int i = 0; i < parsed.nsubxacts; i++)
 					DecodedEnd(parsed.subxacts[i]);
 				DecodedCommit(TransactionIdIsValid(parsed.twophase_xid) ? parsed.twophase_xid :
-							  XLogRecGetXid(record), record->EndRecPtr,
-							  parsed.xinfo & XACT_XINFO_HAS_ORIGIN ? parsed.origin_timestamp :
-							  parsed.xact_time);
+							  XLogRecGetXid(record), record->EndRecPtr, parsed.xact_time);
 				break;
 			}
 		case XLOG_XACT_ABORT:

@@ -87,6 +87,22 @@ ok(wait_until('the conflict', sub { server_log_lines($to, qr/unique (constraint|
 
 $to->safe_psql('postgres', 'DROP SUBSCRIPTION events');
 $from->stop;
+# Whoever replays others' transactions says so with an origin, and may say
+# nothing of their times.
+$to->append_conf('postgresql.conf', 'daybook.decoding = on');
+$to->restart;
+ok(wait_for_mode($to, 'decoding'), 'the subscriber decodes');
+$to->safe_psql('postgres', q{
+SELECT FROM pg_replication_origin_create('elsewhere');
+SELECT FROM pg_replication_origin_session_setup('elsewhere');
+INSERT INTO own (stream_id, type) VALUES ('replayed', 'T');
+INSERT INTO own (stream_id, type) VALUES ('replayed', 'T')});
+ok(all_published($to), 'events of a session with an origin are published');
+is($to->safe_psql('postgres', q{
+	SELECT count(*) FILTER (WHERE committed_at >= recorded_at), count(*)
+	FROM daybook.log JOIN own USING (id) WHERE event_table = 'own'::regclass AND stream_id = 'replayed'}), '2|2',
+	'with the times of their commits here');
+
 $to->stop;
 done_testing();
 
