@@ -36,6 +36,11 @@
 /* Databases are looked through again after this time, in milliseconds. */
 #define LAUNCHER_NAPTIME		60000
 
+/* of 15.4 and later; none is marked so by an older server */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB	(-2)
+#endif
+
 /* Pause when all of max_worker_processes are in use, in milliseconds. */
 #define NO_WORKER_PAUSE			5000
 
@@ -115,7 +120,7 @@ daybook_launcher_main(Datum arg)
 	}
 }
 
-/* The databases that one can connect to, templates left out. */
+/* The databases that one can connect to, templates left out; not what DROP DATABASE has left halfway. */
 static List *
 list_databases(void)
 {
@@ -135,7 +140,8 @@ list_databases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old;
 
-		if (!database->datallowconn || database->datistemplate)
+		if (!database->datallowconn || database->datistemplate ||
+			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
 			continue;
 		old = MemoryContextSwitchTo(result);
 		databases = lappend_oid(databases, database->oid);

@@ -227,6 +227,25 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	ok(all_published($node, 'two'), 'and the events are published');
 }
 
+# What an interrupted DROP DATABASE leaves behind is not connected to.
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE invalid');
+	$node->safe_psql('invalid', 'CREATE EXTENSION daybook');
+	ok(wait_until('a worker', sub { workers() =~ /invalid/ }), 'a database has its worker');
+	my $offset = -s $node->logfile;
+	$node->safe_psql('postgres', q{UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'invalid'});
+	for my $database (qw(invalid one))
+	{
+		my ($pid) = $node->safe_psql('postgres', qq{
+			SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'daybook sequencer'}) =~ /(\d+)/;
+		ok(wait_until('its end', sub {
+			$node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") == 0 }), "the worker of $database is ended");
+	}
+	ok(wait_until('a worker', sub { workers() =~ /one/ }), 'that of a valid one comes again');
+	is(join("\n", server_log_lines($node, qr/cannot connect to/, $offset)), '', 'that of an invalid one does not even try');
+	$node->safe_psql('postgres', 'DROP DATABASE invalid');
+}
+
 # Too few worker processes: the view says so, and it passes.
 {
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 3');
