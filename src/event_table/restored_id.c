@@ -22,7 +22,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 
-/* Up to so many ids are taken one by one, without a try for a lock on the sequence. */
+/* So many ids are taken one by one before a try, or another, for a lock on the sequence. */
 #define MAX_IDS_SKIPPED		100000
 
 /* Late ids are noted by blocks, so that rows in falling order need few notes. */
@@ -35,6 +35,7 @@ static int64 given_out = 0;
 static int64 noted_from = PG_INT64_MAX;
 
 static int64 advance_sequence(int64 id);
+static bool leap(Oid sequence, int64 id, int64 *taken);
 static void note_late(int64 id);
 
 /* A row with this id is about to be stored. */
@@ -48,10 +49,8 @@ RestoredIdTaken(int64 id)
 }
 
 /*
- * Takes ids from the sequence up to this one; returns the last taken.  The
- * lock for a leap keeps setval() from setting back what others have passed
- * meanwhile.  It is not waited for, or else all that append would wait behind
- * for whoever has appended last and is open still.
+ * Takes ids from the sequence up to this one; returns the last taken.  While a
+ * leap cannot be made, ids are taken one by one, between tries.
  */
 static int64
 advance_sequence(int64 id)
@@ -59,25 +58,44 @@ advance_sequence(int64 id)
 	Oid			sequence = GetDaybookOids()->event_id_seq;
 	int64		taken = nextval_internal(sequence, false);
 
-	if (id - taken > MAX_IDS_SKIPPED &&
-		ConditionalLockRelationOid(sequence, ShareRowExclusiveLock))
+	while (taken < id)
+	{
+		int64		upto = id - taken > MAX_IDS_SKIPPED ? taken + MAX_IDS_SKIPPED : id;
+
+		if (upto < id && leap(sequence, id, &taken))
+			break;
+		while (taken < upto)
+		{
+			CHECK_FOR_INTERRUPTS();
+			taken = nextval_internal(sequence, false);
+		}
+	}
+	return taken;
+}
+
+/*
+ * Sets the sequence to this id unless it is there already.  The lock keeps
+ * setval() from setting back what others have passed meanwhile.  It is not
+ * waited for, or else all that append would wait behind for whoever has
+ * appended last and is open still; false if it was not to be had.
+ */
+static bool
+leap(Oid sequence, int64 id, int64 *taken)
+{
+	if (!ConditionalLockRelationOid(sequence, ShareRowExclusiveLock))
+		return false;
+	*taken = nextval_internal(sequence, false);
+	if (*taken < id)
 	{
 		Oid			types[] = {INT8OID};
 		Datum		values[] = {Int64GetDatum(id)};
 
-		taken = nextval_internal(sequence, false);
-		if (taken < id)
-			RunAsOwner("SELECT pg_catalog.setval('daybook.event_id_seq', $1)",
-					   1, types, values, SPI_OK_SELECT);
-		UnlockRelationOid(sequence, ShareRowExclusiveLock);
-		return Max(taken, id);
+		RunAsOwner("SELECT pg_catalog.setval('daybook.event_id_seq', $1)",
+				   1, types, values, SPI_OK_SELECT);
+		*taken = id;
 	}
-	while (taken < id)
-	{
-		CHECK_FOR_INTERRUPTS();
-		taken = nextval_internal(sequence, false);
-	}
-	return taken;
+	UnlockRelationOid(sequence, ShareRowExclusiveLock);
+	return true;
 }
 
 static void

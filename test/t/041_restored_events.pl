@@ -4,7 +4,7 @@
 # not given out again.
 use strict;
 use warnings;
-use DaybookTest 'wait_for_mode';
+use DaybookTest qw(wait_for_mode wait_until);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -204,6 +204,28 @@ INSERT INTO payments (id, version, recorded_by, stream_id, type) VALUES (104, 1,
 	is($node->safe_psql($db, q{SELECT id, recorded_by FROM payments JOIN daybook.log USING (id) WHERE stream_id = 'replicated'}),
 		'104|elsewhere', "decoding $decoding: session_replication_role = replica");
 	is(problems($db), '', '... as in the log');
+}
+
+# An id far ahead, while somebody who has appended is open still: the sequence
+# cannot leap, and does when he has ended.
+{
+	make_database('far', [qw(orders payments)], '');
+	my $open = $node->background_psql('far');
+	$open->query_safe(q{BEGIN; INSERT INTO orders (stream_id, type) VALUES ('open', 'T')});
+	my $restoring = $node->background_psql('far');
+	$restoring->query_until(qr/begun/, q{\echo begun
+SET daybook.restore = on;
+INSERT INTO payments (id, version, stream_id, type) VALUES (8000000000000, 1, 'far', 'T');
+});
+	ok(wait_until('ids', sub { $node->safe_psql('far', 'SELECT last_value > 300000 FROM daybook.event_id_seq') eq 't' }),
+		'while the sequence cannot leap, ids are taken one by one');
+	$open->query_safe('COMMIT');
+	$open->quit;
+	ok(wait_until('the event', sub { $node->safe_psql('far', 'SELECT count(*) FROM payments') == 1 }, 20), 'when it can, it does');
+	$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'far' AND state = 'active'});
+	eval { $restoring->quit };
+	wait_for_log('far');
+	is(problems('far'), '', '... and all is in the log');
 }
 
 $node->stop;
