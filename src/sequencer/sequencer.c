@@ -62,7 +62,8 @@
 
 /*
  * With work pending that nobody will wake us for, look again after this time,
- * in milliseconds; sooner if somebody may be waiting for a scan to pass a commit.
+ * in milliseconds; sooner if somebody may be waiting for a scan to pass a
+ * commit, but less and less so if it does not.
  */
 #define PASSAGE_NAPTIME			10
 #define PENDING_NAPTIME			1000
@@ -103,6 +104,7 @@ typedef struct Sequencer
 	double		rate;			/* events per second, smoothed */
 	bool		rest_is_due;
 	XLogRecPtr	awaited_before; /* at the last rest */
+	long		passage_pause;
 } Sequencer;
 
 /*
@@ -151,7 +153,7 @@ static void report(int events, XLogRecPtr sequenced);
 static const char *hint_while_following(void);
 static void set_hint(const char *hint);
 static void confirm_decoded(void);
-static long pause_after(int events);
+static long pause_after(int events, bool passed);
 
 void
 SequencerStart(void)
@@ -160,6 +162,7 @@ SequencerStart(void)
 	memset(&seq, 0, sizeof(seq));
 	seq.try_timeout = FIRST_SLOT_TIMEOUT;
 	seq.try_pause = FIRST_SLOT_PAUSE;
+	seq.passage_pause = PASSAGE_NAPTIME;
 	scan_context = AllocSetContextCreate(TopMemoryContext, "daybook scan",
 										 ALLOCSET_DEFAULT_SIZES);
 	GapsInit(scan_context);
@@ -227,7 +230,7 @@ SequencerRound(long *wait)
 	pgstat_report_stat(true);
 	if (!is_scanning())
 		confirm_decoded();
-	*wait = more ? 0 : pause_after(events);
+	*wait = more ? 0 : pause_after(events, !XLogRecPtrIsInvalid(sequenced));
 
 	/* standbys wait for it; soon enough somebody else flushes if commits come fast */
 	if (!more && !seq.rest_is_due)
@@ -669,9 +672,9 @@ SequencerRest(void)
 	return true;
 }
 
-/* How long to wait for the latch. */
+/* How long to wait for the latch; passed: the round has passed some place in the WAL. */
 static long
-pause_after(int events)
+pause_after(int events, bool passed)
 {
 	double		seconds = (GetCurrentTimestamp() - seq.last_round) / 1000000.0;
 
@@ -679,9 +682,10 @@ pause_after(int events)
 		seq.rate += (events / seconds - seq.rate) * Min(1.0, seconds / RATE_WINDOW);
 	seq.last_round = GetCurrentTimestamp();
 	seq.rest_is_due = events > 0 && seq.rate > BUSY_EVENTS_PER_SECOND;
+	seq.passage_pause = passed ? PASSAGE_NAPTIME : Min(seq.passage_pause * 2, PENDING_NAPTIME);
 	if (is_scanning() &&
 		pg_atomic_read_u64(&db->sequenced_lsn) < pg_atomic_read_u64(&db->flush_request))
-		return PASSAGE_NAPTIME;
+		return seq.passage_pause;
 	if (is_scanning() || seq.next_low_water != 0 || !XLogRecPtrIsInvalid(seq.held_back))
 		return PENDING_NAPTIME;
 	return IDLE_NAPTIME;

@@ -246,6 +246,29 @@ for my $level (qw(replica logical minimal logical))
 	$node->safe_psql('postgres', 'DROP DATABASE apart');
 }
 
+# While a table is locked the place in the WAL that somebody may wait for is not
+# passed: there is no need to look for that as often as if it came at once.
+{
+	set('daybook.decoding = off');
+	$node->safe_psql('postgres', 'CREATE DATABASE locked');
+	$node->safe_psql('locked', q{CREATE EXTENSION daybook; SELECT daybook.create_event_table(t) FROM unnest('{orders,invoices}'::text[]) t});
+	ok(wait_for_mode($node, 'scanning', 'locked'), 'scanning');
+	my $lock = $node->background_psql('locked');
+	$lock->query_safe('BEGIN; LOCK TABLE invoices IN ACCESS EXCLUSIVE MODE');
+	$node->safe_psql('locked', q{INSERT INTO orders (stream_id, type) VALUES ('s', 'Happened')});
+	ok(wait_until('the event', sub { status($node, 'head', 'locked') eq '1' }), 'an event of another table is published');
+	my $rounds = sub { return $node->safe_psql('postgres', q{SELECT xact_commit FROM pg_stat_database WHERE datname = 'locked'}) };
+	my $before = $rounds->();
+	my $began = Time::HiRes::time();
+	ok(wait_until('rounds', sub { $rounds->() >= $before + 12 }), 'it goes on looking');
+	cmp_ok(Time::HiRes::time() - $began, '>', 2, 'and less and less often');
+	$lock->query_safe('COMMIT');
+	$lock->quit;
+	my $now = $node->safe_psql('locked', 'SELECT pg_current_wal_insert_lsn()');
+	ok(wait_until('the place', sub { status($node, "sequenced_lsn >= '$now'", 'locked') eq 't' }, 10), 'then the place is passed');
+	$node->safe_psql('postgres', 'DROP DATABASE locked');
+}
+
 # The last id that there is: nothing comes above it.
 {
 	set('daybook.decoding = off');
