@@ -17,17 +17,11 @@
 #include "daybook.h"
 #include "fmgr.h"
 #include "sequencer/log_durable.h"
+#include "sequencer/log_rows.h"
 #include "sequencer/log_scan.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-
-#define SEGMENT_TABLE		"log_segment"
-#define SEGMENT_KEY			"log_segment_pkey"
-
-#define Anum_log_segment_first_position 1
-#define Anum_log_segment_event_count	2
-#define Anum_log_segment_entries		3
 
 #define REGISTRY_KEY		"event_table_pkey"
 
@@ -202,9 +196,9 @@ open_segments(SegmentScan *segments, Snapshot snapshot,
 {
 	ScanKeyData key;
 
-	segments->table = table_open(DaybookRelation(SEGMENT_TABLE), AccessShareLock);
-	segments->index = index_open(DaybookRelation(SEGMENT_KEY), AccessShareLock);
-	ScanKeyInit(&key, Anum_log_segment_first_position, strategy,
+	segments->table = table_open(DaybookRelation(LOG_SEGMENT_TABLE), AccessShareLock);
+	segments->index = index_open(DaybookRelation(LOG_SEGMENT_INDEX), AccessShareLock);
+	ScanKeyInit(&key, LOG_SEGMENT_FIRST_POSITION, strategy,
 				strategy == BTLessEqualStrategyNumber ? F_INT8LE : F_INT8GE,
 				Int64GetDatum(position));
 	segments->scan = systable_beginscan_ordered(segments->table, segments->index,
@@ -220,11 +214,11 @@ next_segment(SegmentScan *segments, ScanDirection direction, Segment *segment)
 
 	if (!HeapTupleIsValid(row))
 		return false;
-	segment->first_position = DatumGetInt64(heap_getattr(row, Anum_log_segment_first_position,
+	segment->first_position = DatumGetInt64(heap_getattr(row, LOG_SEGMENT_FIRST_POSITION,
 														 desc, &isnull));
-	segment->event_count = DatumGetInt32(heap_getattr(row, Anum_log_segment_event_count,
+	segment->event_count = DatumGetInt32(heap_getattr(row, LOG_SEGMENT_EVENT_COUNT,
 													  desc, &isnull));
-	segment->payload = DatumGetByteaPP(heap_getattr(row, Anum_log_segment_entries,
+	segment->payload = DatumGetByteaPP(heap_getattr(row, LOG_SEGMENT_ENTRIES,
 													desc, &isnull));
 
 	/* an event takes a byte or more */

@@ -298,8 +298,7 @@ DecodedUpTo(void)
 void
 DecodeConfirm(XLogRecPtr lsn)
 {
-	if (!XLogRecPtrIsInvalid(lsn))
-		LogicalConfirmReceivedLocation(lsn);
+	LogicalConfirmReceivedLocation(lsn);
 }
 
 static void
