@@ -228,7 +228,7 @@ SequencerRound(long *wait)
 	if (awaited)
 		MakeLogDurable();
 	pgstat_report_stat(true);
-	if (!is_scanning())
+	if (seq.following && DecodedPending() == 0)
 		confirm_decoded();
 	*wait = more ? 0 : pause_after(events, !XLogRecPtrIsInvalid(sequenced));
 

@@ -207,6 +207,12 @@ for my $level (qw(replica logical minimal logical))
 		INSERT INTO orders (id, stream_id, version, type) SELECT max(id) + 1000, 'restored', 1, 'Happened' FROM orders});
 	ok(wait_for_mode($node, 'scanning'), 'after a restore of events it scans beside the slot');
 	ok(wait_until('a hint', sub { status($node, 'hint') =~ /in progress/ }, 10), 'and says what it waits for');
+	my $begin = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	$node->safe_psql('postgres', q{SELECT count(pg_logical_emit_message(false, 'filler', repeat('x', 1024 * 1024))) FROM generate_series(1, 20)});
+	ok(wait_until('the confirmed place', sub {
+		$node->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('meanwhile', 'Happened')});
+		return $node->safe_psql('postgres', "SELECT confirmed_flush_lsn >= '$begin' FROM pg_replication_slots") eq 't';
+	}, 10), 'it lets go of WAL meanwhile');
 	$open->query_safe('ROLLBACK');
 	$open->quit;
 	ok(wait_for_mode($node, 'decoding'), 'which passes');
