@@ -30,12 +30,14 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "replay/event_reader.h"
+#include "replay/event_source.h"
 #include "schema/schema_ddl.h"
 #include "sequencer/log_scan.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "subtransaction.h"
 #include "tcop/tcopprot.h"
+#include "user_function.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -118,6 +120,7 @@ static FoldTask *make_task(HeapTuple row, TupleDesc desc);
 static void read_chunk(List *tasks, int64 head);
 static void choose_group(List *tasks, int64 head, int64 *start, int64 *boundary);
 static void check_task(void *arg);
+static void require_owner_reads(const FoldRun *run);
 static ArrayType *tables_of_group(void);
 static void note_event(const LogEvent *event, TupleDesc desc);
 static void take_snapshots(void);
@@ -392,6 +395,8 @@ check_task(void *arg)
 
 	task->ready = known->has_trigger && OidIsValid(known->id_index) &&
 		OidIsValid(known->stream_index);
+	if (task->ready)
+		require_owner_reads(run);
 	FoldRunFingerprint(run, table, present);
 	table_close(table, NoLock);
 	FoldRunRelease(run);
@@ -399,6 +404,18 @@ check_task(void *arg)
 		return;
 	memcpy(task->fingerprint, present, FINGERPRINT_LENGTH);
 	task->position = 0;
+}
+
+/* What the transition gets to see, its owner can keep. */
+static void
+require_owner_reads(const FoldRun *run)
+{
+	const FoldDefinition *definition = FoldRunDefinition(run);
+	RunAs		caller;
+
+	RunAsRole(&caller, definition->owner, "pg_catalog, pg_temp");
+	CheckEventTableReadable(definition->event_table);
+	RunAsEnd(&caller);
 }
 
 static ArrayType *
@@ -514,6 +531,7 @@ take_candidate(void *arg)
 	Snapshotted from;
 	Snapshotted now;
 
+	require_owner_reads(run);
 	if (candidate->unfinished || !has_recent_snapshot(run, table, candidate))
 	{
 		FoldStream(run, table, candidate->stream_id, PG_INT64_MAX, DT_NOEND,

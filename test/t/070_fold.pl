@@ -158,6 +158,27 @@ cmp_ok(time() - $began, '<', 4, 'and appends do not wait for it');
 ok(wait_until('snapshots', sub { sql(q{SELECT count(*) FROM daybook.fold_snapshot WHERE fold = 'slow' AND stream_id LIKE 'slow%'}) == 5 }), 'but it comes');
 sql(q{SELECT daybook.drop_fold('slow')});
 
+# as the fold's owner, who may lose the right to read
+sql(q{
+SELECT daybook.create_event_table('confided');
+CREATE ROLE confidant;
+CREATE SCHEMA confidant AUTHORIZATION confidant;
+GRANT SELECT ON confided TO confidant;
+SET ROLE confidant;
+CREATE TABLE confidant.seen (data jsonb);
+CREATE FUNCTION confidant.copies(state int, e daybook.event) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO confidant.seen VALUES (e.data); RETURN state + 1; END $$;
+SELECT daybook.create_fold('confided', 'confided', 'confidant.copies(int, daybook.event)', 0, 1);
+RESET ROLE;
+INSERT INTO confided (stream_id, type, data) VALUES ('a', 'T', '"open"');
+});
+ok(wait_until('a snapshot', sub { newest('confided', 'a') == 1 }), 'while the owner may read the event table there are snapshots');
+sql(q{REVOKE SELECT ON confided FROM confidant; INSERT INTO confided (stream_id, type, data) VALUES ('a', 'T', '"secret"')});
+ok(wait_until('the error', sub { sql(q{SELECT error_sqlstate FROM daybook.fold_status WHERE name = 'confided'}) eq '42501' }), 'after that there are none');
+is(sql(q{SELECT string_agg(data::text, ' ') FROM confidant.seen}), '"open"', 'and the transition gets no events');
+sql(q{GRANT SELECT ON confided TO confidant; INSERT INTO confided (stream_id, type, data) VALUES ('b', 'T', '"open"')});
+ok(wait_until('snapshots', sub { newest('confided', 'a') == 2 && newest('confided', 'b') == 1 }), 'with the right back, the worker goes on where it was');
+sql(q{SELECT daybook.drop_event_table('confided', force => true); DROP OWNED BY confidant; DROP ROLE confidant});
+
 # deleting them all changes nothing
 my $all = q{SELECT string_agg(a::text, ' ' ORDER BY a.stream_id) FROM daybook.fold_all('ten') a};
 my $with = sql($all);
