@@ -297,6 +297,18 @@ SELECT daybook.create_fold('growing', 'account', 'fld_grow(fld_growing, daybook.
 SELECT daybook.fold('growing', 'account-1');
 SELECT daybook.drop_fold('growing');
 
+-- a state in expanded form is not changed where it is looked at again
+CREATE FUNCTION fld_appended(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$ SELECT state || e.version::int $$;
+CREATE FUNCTION fld_looked_at(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$
+SELECT CASE WHEN cardinality(array_append(state, 0)) < 4 THEN array_append(state, e.version::int) ELSE state END $$;
+CREATE AGGREGATE fld_looked_at(daybook.event) (SFUNC = fld_looked_at, STYPE = int[], INITCOND = '{}');
+SELECT daybook.create_event_table('fld_expanded');
+INSERT INTO fld_expanded (stream_id, type, data) SELECT 'a', 'T', '{}' FROM generate_series(1, 4);
+SELECT daybook.create_fold('appended', 'fld_expanded', 'fld_appended(int[], daybook.event)', '{}', 0);
+SELECT daybook.create_fold('looked_at', 'fld_expanded', 'fld_looked_at(int[], daybook.event)', '{}', 0);
+SELECT daybook.fold('appended', 'a', NULL::int[]), daybook.fold('looked_at', 'a', NULL::int[]), fld_looked_at(e) FROM daybook.replay('fld_expanded', 'a') e;
+SELECT daybook.drop_event_table('fld_expanded', force => true);
+
 -- a fold goes with its event table
 SELECT daybook.drop_fold('balance');
 SELECT fld_try($$SELECT daybook.fold('balance', 'account-1')$$);

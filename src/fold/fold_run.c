@@ -59,6 +59,7 @@ struct FoldRun
 
 	/* the transition, in one of two forms */
 	ExprState  *expression;		/* NULL: the function is called */
+	bool		shows_state;	/* the expression names the state more than once */
 	ExprContext *econtext;
 	TupleTableSlot *state_slot;
 	FmgrInfo	function;
@@ -96,6 +97,7 @@ static void prepare_transition(FoldRun *run);
 static void read_initial(FoldRun *run);
 static void describe_initial(void *arg);
 static bool inline_transition(FoldRun *run, FuncExpr *call);
+static bool names_state_again(Expr *expression);
 static FuncExpr *make_call(FoldRun *run);
 static Oid	get_func_lang(Oid function);
 static FoldRun *make_entered(const char *name);
@@ -267,7 +269,19 @@ inline_transition(FoldRun *run, FuncExpr *call)
 	run->econtext->ecxt_per_query_memory = run->context;
 	run->econtext->ecxt_innertuple = run->state_slot;
 	run->expression = ExecInitExpr(expression, NULL);
+	run->shows_state = names_state_again(expression);
 	return true;
+}
+
+static bool
+names_state_again(Expr *expression)
+{
+	int			count = 0;
+	ListCell   *lc;
+
+	foreach(lc, pull_var_clause((Node *) expression, 0))
+		count += lfirst_node(Var, lc)->varno == INNER_VAR;
+	return count > 1;
 }
 
 /*
@@ -553,11 +567,16 @@ event_datum(FoldRun *run, TupleTableSlot *event)
 	return ExpandedRecordGetDatum(record);
 }
 
+/*
+ * A function may change an expanded state that is given to it in place, as
+ * array_append() does; not where the state is looked at elsewhere, too.
+ */
 static Datum
 evaluate_transition(FoldRun *run, TupleTableSlot *event, MemoryContext scratch,
 					bool *is_null)
 {
-	run->state_slot->tts_values[0] = run->state;
+	run->state_slot->tts_values[0] = !run->shows_state ? run->state :
+		MakeExpandedObjectReadOnly(run->state, run->state_null, run->type.len);
 	run->state_slot->tts_isnull[0] = run->state_null;
 	run->econtext->ecxt_outertuple = event;
 	run->econtext->ecxt_per_tuple_memory = scratch;
