@@ -75,6 +75,12 @@ extern Datum FoldState(const FoldRun *run, bool *is_null);
 #define FINGERPRINT_LENGTH	32
 extern void FoldRunFingerprint(FoldRun *run, Relation event_table, uint8 *result);
 
+/* Have the catalogs stayed as they were when the run was made? */
+extern bool FoldRunIsCurrent(const FoldRun *run);
+
+/* If not, is the fingerprint still the one that was computed before? */
+extern bool FoldRunIsUnchanged(FoldRun *run, Relation event_table);
+
 /* fold_fingerprint.c */
 extern void FoldFingerprint(const FoldRun *run, Relation event_table,
 							const char *search_path, uint8 *result,
@@ -104,9 +110,14 @@ extern SnapshotScan *SnapshotScanBegin(FoldRun *run, Relation event_table,
 extern bool SnapshotFind(SnapshotScan *scan, text *stream_id, int64 to_version,
 						 TimestampTz until, Snapshotted *result);
 extern void SnapshotScanEnd(SnapshotScan *scan);
-extern void SnapshotStore(FoldRun *run, Relation event_table, text *stream_id,
-						  const Snapshotted *snapshotted);
-extern void SnapshotsThin(FoldRun *run, Relation event_table, text *stream_id);
+
+/*
+ * Stores the present state of a stream, or what the next max_events events
+ * make of its newest snapshot.  False if nothing was stored because something
+ * that the state depends on has changed meanwhile: the run is of no use then.
+ */
+extern bool SnapshotTake(FoldRun *run, Relation event_table, text *stream_id,
+						 int64 max_events, Snapshotted *from, Snapshotted *now);
 
 /* fold_call.c */
 

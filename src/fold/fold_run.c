@@ -463,6 +463,29 @@ FoldRunFingerprint(FoldRun *run, Relation event_table, uint8 *result)
 		memcpy(result, run->fingerprint, FINGERPRINT_LENGTH);
 }
 
+bool
+FoldRunIsCurrent(const FoldRun *run)
+{
+	AcceptInvalidationMessages();
+	return run->generation == generation;
+}
+
+bool
+FoldRunIsUnchanged(FoldRun *run, Relation event_table)
+{
+	uint8		before[FINGERPRINT_LENGTH];
+	uint8		now[FINGERPRINT_LENGTH];
+	FoldRun    *fresh;
+
+	if (FoldRunIsCurrent(run))
+		return true;
+	FoldRunFingerprint(run, event_table, before);
+	fresh = FoldRunMake(RequireFoldDefinition(run->definition->name), CurrentMemoryContext);
+	FoldRunFingerprint(fresh, event_table, now);
+	MemoryContextDelete(fresh->context);
+	return memcmp(now, before, FINGERPRINT_LENGTH) == 0;
+}
+
 /*
  * Taking events
  */

@@ -20,6 +20,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "fold/fold.h"
+#include "miscadmin.h"
 #include "replay/event_source.h"
 #include "schema/schema_ddl.h"
 #include "storage/bufmgr.h"
@@ -60,37 +61,43 @@ static bool is_usable(const SnapshotScan *scan, HeapTuple tuple, TimestampTz unt
 static void read_snapshot(const SnapshotScan *scan, HeapTuple tuple, Snapshotted *result);
 static bytea *pack_state(const StateType *type, Datum state);
 static Datum unpack_state(const StateType *type, bytea *packed);
-static int64 take_snapshot(FoldRun *run, text *stream_id);
+static bool take_snapshot(FoldRun *run, text *stream_id, int64 *version);
+static void store(FoldRun *run, Relation event_table, text *stream_id,
+				  const Snapshotted *snapshotted);
+static void thin_out(FoldRun *run, Relation event_table, text *stream_id);
 static void choose_dropped(Datum *dropped, int *count);
 
 /* daybook.take_snapshot(name, stream_id) */
 Datum
 daybook_take_snapshot(PG_FUNCTION_ARGS)
 {
-	FoldRun    *run = FoldRunAcquire(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	int64		version;
+	bool		taken;
 
-	RequireFoldOwner(FoldRunDefinition(run));
-	version = take_snapshot(run, PG_GETARG_TEXT_PP(1));
-	FoldRunRelease(run);
+	do
+	{
+		FoldRun    *run = FoldRunAcquire(name);
+
+		CHECK_FOR_INTERRUPTS();
+		RequireFoldOwner(FoldRunDefinition(run));
+		taken = take_snapshot(run, PG_GETARG_TEXT_PP(1), &version);
+		FoldRunRelease(run);
+	} while (!taken);
 	PG_RETURN_INT64(version);
 }
 
-static int64
-take_snapshot(FoldRun *run, text *stream_id)
+static bool
+take_snapshot(FoldRun *run, text *stream_id, int64 *version)
 {
 	Relation	table = OpenReadableEventTable(FoldRunDefinition(run)->event_table);
 	Snapshotted from;
 	Snapshotted now;
+	bool		taken = SnapshotTake(run, table, stream_id, 0, &from, &now);
 
-	FoldStream(run, table, stream_id, PG_INT64_MAX, DT_NOEND, 0, &from, &now);
-	if (now.version > from.version)
-	{
-		SnapshotStore(run, table, stream_id, &now);
-		SnapshotsThin(run, table, stream_id);
-	}
 	table_close(table, NoLock);
-	return now.version;
+	*version = taken ? now.version : 0;
+	return taken;
 }
 
 /* daybook.drop_snapshots(name) */
@@ -218,9 +225,32 @@ unpack_state(const StateType *type, bytea *packed)
 	return PointerGetDatum(state);
 }
 
-void
-SnapshotStore(FoldRun *run, Relation event_table, text *stream_id,
-			  const Snapshotted *snapshotted)
+/*
+ * Functions that are replaced while they are called may have taken in some of
+ * the events each: such a state must not be stored.
+ */
+bool
+SnapshotTake(FoldRun *run, Relation event_table, text *stream_id, int64 max_events,
+			 Snapshotted *from, Snapshotted *now)
+{
+	uint8		fingerprint[FINGERPRINT_LENGTH];
+
+	FoldRunFingerprint(run, event_table, fingerprint);
+	if (!FoldRunIsCurrent(run))
+		return false;
+	FoldStream(run, event_table, stream_id, PG_INT64_MAX, DT_NOEND, max_events, from, now);
+	if (!FoldRunIsUnchanged(run, event_table))
+		return false;
+	if (now->version > from->version)
+	{
+		store(run, event_table, stream_id, now);
+		thin_out(run, event_table, stream_id);
+	}
+	return true;
+}
+
+static void
+store(FoldRun *run, Relation event_table, text *stream_id, const Snapshotted *snapshotted)
 {
 	const StateType *type = FoldRunStateType(run);
 	Oid			types[] = {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, BYTEAOID, BYTEAOID};
@@ -261,8 +291,8 @@ SnapshotStore(FoldRun *run, Relation event_table, text *stream_id,
  * newest about double.  What remains is few, and for any earlier version there
  * is one from which it is not far.
  */
-void
-SnapshotsThin(FoldRun *run, Relation event_table, text *stream_id)
+static void
+thin_out(FoldRun *run, Relation event_table, text *stream_id)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, BYTEAOID};
 	bytea	   *fingerprint = palloc(VARHDRSZ + FINGERPRINT_LENGTH);

@@ -86,7 +86,7 @@ typedef struct Candidate
 	FoldTask   *task;
 	text	   *stream_id;
 	int64		version;		/* that has come by in the log */
-	bool		unfinished;		/* a state has been stored, and more is to be done */
+	bool		unfinished;		/* more is to be done, whatever has been stored */
 } Candidate;
 
 /* Something of a fold's that is given STREAM_TIMEOUT. */
@@ -533,16 +533,9 @@ take_candidate(void *arg)
 
 	require_owner_reads(run);
 	if (candidate->unfinished || !has_recent_snapshot(run, table, candidate))
-	{
-		FoldStream(run, table, candidate->stream_id, PG_INT64_MAX, DT_NOEND,
-				   EVENTS_PER_SNAPSHOT, &from, &now);
-		candidate->unfinished = now.version - from.version >= EVENTS_PER_SNAPSHOT;
-		if (now.version > from.version)
-		{
-			SnapshotStore(run, table, candidate->stream_id, &now);
-			SnapshotsThin(run, table, candidate->stream_id);
-		}
-	}
+		candidate->unfinished = !SnapshotTake(run, table, candidate->stream_id, EVENTS_PER_SNAPSHOT,
+											  &from, &now) ||
+			now.version - from.version >= EVENTS_PER_SNAPSHOT;
 	table_close(table, NoLock);
 	FoldRunRelease(run);
 }
