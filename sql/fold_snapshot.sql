@@ -143,6 +143,18 @@ SELECT daybook.fold('snp_nested', 'd');
 ALTER TYPE snp_inner ADD ATTRIBUTE m numeric;
 SELECT daybook.fold('snp_nested', 'd');
 
+-- and within a range
+CREATE TYPE snp_bound AS (n int, m int);
+CREATE TYPE snp_span AS RANGE (SUBTYPE = snp_bound);
+CREATE FUNCTION snp_spanning(state snp_span, e daybook.event) RETURNS snp_span LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN RETURN snp_span('(0,0)', ('(' || e.version || ',1)')::snp_bound); END $$;
+SELECT daybook.create_fold('snp_span', 'snp_events', 'snp_spanning(snp_span, daybook.event)', NULL, 0);
+SELECT daybook.take_snapshot('snp_span', 'd');
+SELECT daybook.fold('snp_span', 'd');
+ALTER TYPE snp_bound ALTER ATTRIBUTE m TYPE text;
+ALTER FUNCTION snp_spanning COST 2;	-- PL/pgSQL forgets what it has prepared with the old type
+SELECT daybook.fold('snp_span', 'd');
+
 -- a snapshot is part of its transaction
 BEGIN;
 INSERT INTO snp_events (stream_id, type, data) VALUES ('t', 'T', '{"n": 1}'), ('t', 'T', '{"n": 1}');

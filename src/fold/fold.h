@@ -54,6 +54,9 @@ extern const FoldDefinition *FoldRunDefinition(const FoldRun *run);
 extern const StateType *FoldRunStateType(const FoldRun *run);
 extern Oid	FoldRunTransition(const FoldRun *run);
 
+/* What an array, a range or a multirange is made of; InvalidOid for other types. */
+extern Oid	StateElementType(Oid type);
+
 /*
  * Between these the state can be computed, as the fold's owner; the caller
  * lets nobody else's code run meanwhile.

@@ -161,7 +161,7 @@ static void
 add_type(Fingerprint *fingerprint, Oid type)
 {
 	Oid			base = getBaseType(type);
-	Oid			element = get_element_type(base);
+	Oid			element = StateElementType(base);
 
 	check_stack_depth();
 	add_number(fingerprint, type);

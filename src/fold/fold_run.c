@@ -360,7 +360,7 @@ static List *
 relations_of_type(Oid type, List *relations)
 {
 	Oid			base = getBaseType(type);
-	Oid			element = get_element_type(base);
+	Oid			element = StateElementType(base);
 	TupleDesc	desc;
 
 	check_stack_depth();
@@ -374,6 +374,18 @@ relations_of_type(Oid type, List *relations)
 		if (!TupleDescAttr(desc, i)->attisdropped)
 			relations = relations_of_type(TupleDescAttr(desc, i)->atttypid, relations);
 	return relations;
+}
+
+Oid
+StateElementType(Oid type)
+{
+	Oid			element = get_element_type(type);
+
+	if (!OidIsValid(element))
+		element = get_range_subtype(type);
+	if (!OidIsValid(element))
+		element = get_multirange_range(type);
+	return element;
 }
 
 void
