@@ -297,6 +297,18 @@ SELECT daybook.create_fold('growing', 'account', 'fld_grow(fld_growing, daybook.
 SELECT daybook.fold('growing', 'account-1');
 SELECT daybook.drop_fold('growing');
 
+-- an initial state of another type is converted as PostgreSQL converts it, when the fold is created
+SET TimeZone = 'UTC';
+CREATE FUNCTION fld_latest(state timestamptz, e daybook.event) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
+SELECT daybook.create_fold('latest', 'account', 'fld_latest(timestamptz, daybook.event)', '2026-01-01'::date, 0);
+SELECT fld_try($$SELECT daybook.create_fold('other', 'account', 'fld_latest(timestamptz, daybook.event)', 1, 0)$$);
+SELECT name, initial FROM daybook.fold_definition WHERE name = 'latest';
+SET TimeZone = 'Asia/Tokyo';
+ALTER FUNCTION fld_latest COST 2;	-- sessions forget what they have prepared
+SELECT daybook.fold('latest', 'account-1', NULL::timestamptz) = '2026-01-01 00:00:00+00';
+RESET TimeZone;
+SELECT daybook.drop_fold('latest');
+
 -- a state in expanded form is not changed where it is looked at again
 CREATE FUNCTION fld_appended(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$ SELECT state || e.version::int $$;
 CREATE FUNCTION fld_looked_at(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$

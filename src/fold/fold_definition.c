@@ -19,6 +19,8 @@
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "replay/event_source.h"
 #include "schema/schema_ddl.h"
@@ -58,6 +60,7 @@ enum
 
 static Oid	check_transition(Oid function);
 static char *initial_text(FunctionCallInfo fcinfo, Oid state_type);
+static Const *convert_initial(Datum value, Oid type, Oid state_type);
 static char *print_portably(Datum value, Oid type);
 static void store_definition(const FoldDefinition *definition);
 
@@ -156,25 +159,47 @@ initial_text(FunctionCallInfo fcinfo, Oid state_type)
 	if (PG_ARGISNULL(ARG_INITIAL))
 		return NULL;
 	value = PG_GETARG_DATUM(ARG_INITIAL);
-	if (type != state_type && type != TEXTOID)
-	{
-		if (!can_coerce_type(1, &type, &state_type, COERCION_IMPLICIT))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("initial state of type %s is not of the state's type %s",
-							format_type_be(type), format_type_be(state_type)),
-					 errhint("Cast it to %s.", format_type_be(state_type))));
-	}
-	else if (type != state_type)
+	if (type != state_type && type == TEXTOID)
 	{
 		Oid			input;
 		Oid			param;
 
 		getTypeInputInfo(state_type, &input, &param);
 		value = OidInputFunctionCall(input, TextDatumGetCString(value), param, -1);
-		type = state_type;
 	}
-	return print_portably(value, type);
+	else if (type != state_type)
+	{
+		Const	   *converted = convert_initial(value, type, state_type);
+
+		if (converted->constisnull)
+			return NULL;
+		value = converted->constvalue;
+	}
+	return print_portably(value, state_type);
+}
+
+/* Its text will not do: a date, say, stands for a time of the present time zone. */
+static Const *
+convert_initial(Datum value, Oid type, Oid state_type)
+{
+	int16		len;
+	bool		by_value;
+	Oid			collation = get_typcollation(type);
+	Node	   *expression;
+
+	get_typlenbyval(type, &len, &by_value);
+	expression = coerce_to_target_type(NULL,
+									   (Node *) makeConst(type, -1, collation, len, value, false, by_value),
+									   type, state_type, -1, COERCION_IMPLICIT,
+									   COERCE_IMPLICIT_CAST, -1);
+	if (expression == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("initial state of type %s is not of the state's type %s",
+						format_type_be(type), format_type_be(state_type)),
+				 errhint("Cast it to %s.", format_type_be(state_type))));
+	return castNode(Const, evaluate_expr((Expr *) expression, state_type, -1,
+										 get_typcollation(state_type)));
 }
 
 /* In a form that is read the same under any settings. */
