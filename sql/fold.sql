@@ -108,6 +108,8 @@ SELECT fld_try($$SELECT daybook.create_fold('never', 'account', 'fld_strict(json
 SELECT * FROM daybook.fold_all('balance') ORDER BY stream_id;
 SELECT * FROM daybook.fold_all('composite', NULL::fld_state) ORDER BY stream_id;
 SELECT f FROM daybook.fold_all('sum') f ORDER BY stream_id;
+SELECT row_to_json(f) FROM daybook.fold_all('sum') f (stream, events) ORDER BY stream;
+SELECT row_to_json(f) FROM ROWS FROM (daybook.fold_all('sum'), daybook.fold_all('sum')) f (stream, events) ORDER BY stream LIMIT 1;
 SELECT daybook.fold_all('sum', NULL::numeric);
 SELECT stream_id, state FROM daybook.fold_all('sum', NULL::numeric) WHERE state > 100;
 SELECT count(*) FROM daybook.fold_all('sum') a, daybook.fold_all('count') b WHERE a.stream_id = b.stream_id;

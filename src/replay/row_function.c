@@ -90,8 +90,7 @@ static Node *create_scan_state(CustomScan *plan);
 static void begin_scan(CustomScanState *node, EState *estate, int eflags);
 static void begin_relation(RowFunctionScan *scan, EState *estate);
 static void begin_function(RowFunctionScan *scan, FuncExpr *call);
-static TupleDesc relation_row_desc(const RowRelation *relation, List *names);
-static TupleDesc whole_row_desc(FuncExpr *call, Var *var);
+static TupleDesc whole_row_desc(RowFunctionScan *scan, Var *var, List *names);
 static void check_execute_privilege(Oid function);
 static TupleTableSlot *next_result(CustomScanState *node);
 static TupleTableSlot *next_row(RowFunctionScan *scan);
@@ -371,8 +370,7 @@ make_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist,
 	plan->scan.plan.qual = extract_actual_clauses(clauses, false);
 	if (rte->rtekind == RTE_FUNCTION)
 		plan->custom_exprs = list_make1(linitial_node(RangeTblFunction, rte->functions)->funcexpr);
-	else
-		plan->custom_private = rte->eref->colnames;
+	plan->custom_private = rte->eref->colnames;
 	plan->custom_scan_tlist = needed_columns(rel, plan->scan.plan.qual);
 	return &plan->scan.plan;
 }
@@ -433,8 +431,7 @@ begin_scan(CustomScanState *node, EState *estate, int eflags)
 		scan->columns[scan->ncolumns++] = var->varattno;
 		scan->last_column = Max(scan->last_column, var->varattno);
 		if (var->varattno == InvalidAttrNumber)
-			scan->row_desc = scan->relation ?
-				relation_row_desc(scan->relation, plan->custom_private) : whole_row_desc(scan->call, var);
+			scan->row_desc = whole_row_desc(scan, var, plan->custom_private);
 	}
 }
 
@@ -460,28 +457,21 @@ begin_function(RowFunctionScan *scan, FuncExpr *call)
 	scan->args = ExecInitExprList(call->args, &scan->css.ss.ps);
 }
 
-/* A record with the columns' names in the statement. */
+/* A named type, or a record with the columns' names in the statement. */
 static TupleDesc
-relation_row_desc(const RowRelation *relation, List *names)
-{
-	TupleDesc	desc = CreateTupleDescCopy(relation->desc);
-
-	desc->tdtypeid = RECORDOID;
-	desc->tdtypmod = -1;
-	ExecTypeSetColNames(desc, names);
-	return BlessTupleDesc(desc);
-}
-
-/* A function with output parameters has a row type of its own. */
-static TupleDesc
-whole_row_desc(FuncExpr *call, Var *var)
+whole_row_desc(RowFunctionScan *scan, Var *var, List *names)
 {
 	TupleDesc	desc;
 
 	if (var->vartype != RECORDOID)
 		return lookup_rowtype_tupdesc_copy(var->vartype, var->vartypmod);
-	if (get_expr_result_type((Node *) call, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "function %u does not return rows", call->funcid);
+	if (scan->relation)
+		desc = CreateTupleDescCopy(scan->relation->desc);
+	else if (get_expr_result_type((Node *) scan->call, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "function %u does not return rows", scan->call->funcid);
+	desc->tdtypeid = RECORDOID;
+	desc->tdtypmod = -1;
+	ExecTypeSetColNames(desc, names);
 	return BlessTupleDesc(desc);
 }
 
