@@ -93,10 +93,23 @@ SELECT evv_index_conditions($$SELECT * FROM evv_odd WHERE stream_id = 'odd' AND 
 SELECT evv_index_conditions($$SELECT * FROM evv_odd WHERE id BETWEEN 5 AND 7$$);
 RESET enable_seqscan;
 
+-- a payload type that refuses null
+CREATE TYPE evv_measure AS (value numeric, unit text);
+CREATE DOMAIN evv_full_measure AS evv_measure NOT NULL CHECK ((VALUE).value IS NOT NULL);
+SELECT daybook.register_event_type('evv', 'Measured', 1, 'evv_full_measure', mode => 'warn');
+INSERT INTO evv (stream_id, type, data) VALUES ('m', 'Measured', '{"value": 1.5, "unit": "kg"}');
+SELECT daybook.create_event_view('evv', 'Measured');
+SELECT stream_id, version, value, unit FROM evv_measured;
+INSERT INTO evv (stream_id, type, data) VALUES ('m', 'Measured', '{"unit": "kg"}');
+SELECT stream_id, version, value, unit FROM evv_measured WHERE version = 1;
+SELECT stream_id, version, value, unit FROM evv_measured;
+DROP VIEW evv_measured;
+
 DROP VIEW evv_odd, evv_order_placed, evv_placed_orders, evv_taken;
 SELECT format('DROP VIEW %s', oid::regclass) FROM pg_class WHERE relname LIKE 'evv_long%' \gexec
 SELECT daybook.drop_event_table('evv', force => true);
 DROP TABLE evv_table;
-DROP TYPE evv_placed, evv_placed_2, evv_placed_3, evv_oddity;
+DROP DOMAIN evv_full_measure;
+DROP TYPE evv_measure, evv_placed, evv_placed_2, evv_placed_3, evv_oddity;
 DROP FUNCTION evv_try(text), evv_leak(text, jsonb), evv_fail(jsonb), evv_same(jsonb), evv_index_conditions(text);
 DROP ROLE evv_analyst;

@@ -52,6 +52,7 @@ static Oid	newest_payload_type(Relation event_table, text *type, int32 *version)
 static char *view_name(Relation event_table, text *type);
 static char *snake_case(text *type);
 static char *view_query(Relation event_table, text *type, Oid payload_type);
+static char *null_of_type(Oid type);
 static void append_fields(StringInfo query, Oid payload_type);
 static const char *column_name(TupleDesc fields, const char *field);
 static bool is_shown(const char *column);
@@ -244,11 +245,19 @@ view_query(Relation event_table, text *type, Oid payload_type)
 	appendStringInfo(&query,
 					 " FROM ONLY %s e"
 					 " CROSS JOIN LATERAL (SELECT daybook.payload_as(%s::pg_catalog.regclass, e, %s) AS data OFFSET 0) d"
-					 " CROSS JOIN LATERAL daybook.payload_record(NULL::%s, d.data, e.stream_id, e.version) p"
+					 " CROSS JOIN LATERAL daybook.payload_record(%s, d.data, e.stream_id, e.version) p"
 					 " WHERE d.data IS NOT NULL",
 					 table, quote_literal_cstr(table), quote_literal_cstr(text_to_cstring(type)),
-					 format_type_be_qualified(payload_type));
+					 null_of_type(payload_type));
 	return query.data;
+}
+
+/* A domain may refuse to be null, but not that an array of it is empty. */
+static char *
+null_of_type(Oid type)
+{
+	return psprintf(get_typtype(type) == TYPTYPE_DOMAIN ? "('{}'::%s[])[1]" : "NULL::%s",
+					format_type_be_qualified(type));
 }
 
 static void
