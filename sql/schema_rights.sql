@@ -99,6 +99,21 @@ SELECT daybook.create_upcaster('srt_shared.events', 'T', 2, 'srt_library.up(json
 RESET ROLE;
 SELECT data FROM daybook.replay('srt_shared.events', 's', 1, 1);
 
+-- a table in a schema that the caller may not use is none that he may read
+CREATE SCHEMA srt_closed;
+SELECT daybook.create_event_table('srt_closed.events');
+INSERT INTO srt_closed.events (stream_id, type) VALUES ('s', 'T');
+GRANT SELECT ON srt_closed.events TO srt_bob;
+SET ROLE srt_bob;
+SELECT event_table, type, events FROM daybook.schema_status WHERE event_table::text LIKE 'srt_%';
+RESET ROLE;
+GRANT USAGE ON SCHEMA srt_closed TO srt_bob;
+SET ROLE srt_bob;
+SELECT event_table, type, events FROM daybook.schema_status WHERE event_table::text LIKE 'srt_%' ORDER BY 1;
+RESET ROLE;
+SELECT daybook.drop_event_table('srt_closed.events', force => true);
+DROP SCHEMA srt_closed;
+
 -- what ends with the session cannot be registered
 SET ROLE srt_alice;
 CREATE FUNCTION pg_temp.up(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT data $$;

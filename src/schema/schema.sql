@@ -182,6 +182,7 @@ CROSS JOIN LATERAL daybook.stored_types(t.relation) s
 CROSS JOIN LATERAL daybook.upcast_path(t.relation, s.type, s.schema_version) p
 LEFT JOIN daybook.event_type r
 	ON r.event_table = t.relation AND r.type = s.type COLLATE "C" AND r.schema_version = s.schema_version
-WHERE t.relation IS NOT NULL AND pg_catalog.has_table_privilege(t.relation, 'SELECT');
+WHERE t.relation IS NOT NULL AND pg_catalog.has_table_privilege(t.relation, 'SELECT')
+	AND pg_catalog.has_schema_privilege((SELECT c.relnamespace FROM pg_catalog.pg_class c WHERE c.oid = t.relation), 'USAGE');
 COMMENT ON VIEW daybook.schema_status IS 'stored types and versions of events, and how they get to the newest version; reads all events';
 GRANT SELECT ON daybook.schema_status TO PUBLIC;
