@@ -100,6 +100,20 @@ SELECT daybook.fold('snp_operator', 's-1') AS state, snp_used('snp_operator', 's
 DROP OPERATOR +& (jsonb, jsonb);
 CREATE OPERATOR +& (FUNCTION = snp_minus, LEFTARG = jsonb, RIGHTARG = jsonb);
 SELECT daybook.fold('snp_operator', 's-1') AS state, snp_used('snp_operator', 's-1') AS used;
+-- one over functions of pg_catalog, and an aggregate of such
+CREATE OPERATOR #& (FUNCTION = numeric_add, LEFTARG = numeric, RIGHTARG = numeric);
+CREATE FUNCTION snp_builtin(state numeric, e daybook.event) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN state #& (e.data->>'n')::numeric; END $$;
+CREATE AGGREGATE snp_both(int) (SFUNC = int4pl, STYPE = int, INITCOND = 0);
+CREATE FUNCTION snp_aggregate(state int, e daybook.event) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN RETURN (SELECT snp_both(x) FROM (VALUES (state), (2)) v (x)); END $$;
+SELECT daybook.create_fold('snp_builtin', 'snp_events', 'snp_builtin(numeric, daybook.event)', 0, 0);
+SELECT daybook.create_fold('snp_aggregate', 'snp_events', 'snp_aggregate(int, daybook.event)', 0, 0);
+SELECT daybook.take_snapshot('snp_builtin', 's-1'), daybook.take_snapshot('snp_aggregate', 's-1');
+SELECT daybook.fold(f, 's-1') AS state, snp_used(f, 's-1') AS used FROM unnest('{snp_builtin,snp_aggregate}'::text[]) f;
+DROP OPERATOR #& (numeric, numeric);
+CREATE OPERATOR #& (FUNCTION = numeric_sub, LEFTARG = numeric, RIGHTARG = numeric);
+CREATE OR REPLACE AGGREGATE snp_both(int) (SFUNC = int4larger, STYPE = int, INITCOND = 1);
+SELECT daybook.fold(f, 's-1') AS state, snp_used(f, 's-1') AS used FROM unnest('{snp_builtin,snp_aggregate}'::text[]) f;
 -- settings matter to a transition that is not immutable, and to no other
 CREATE FUNCTION snp_days(state text[], e daybook.event) RETURNS text[] LANGUAGE plpgsql STABLE AS $$
 BEGIN RETURN state || to_char('2026-01-01 00:30:00+00'::timestamptz, 'YYYY-MM-DD'); END $$;

@@ -19,6 +19,7 @@
 #include "access/transam.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_namespace.h"
@@ -70,7 +71,9 @@ static void add_type(Fingerprint *fingerprint, Oid type);
 static bool add_event_schema(Fingerprint *fingerprint, Relation event_table);
 static void meet_function(Fingerprint *fingerprint, Oid function);
 static void add_function(Fingerprint *fingerprint, Oid function);
-static void add_attribute(Fingerprint *fingerprint, HeapTuple tuple, AttrNumber column);
+static void add_aggregate(Fingerprint *fingerprint, Oid function);
+static void add_attribute(Fingerprint *fingerprint, int cache, HeapTuple tuple,
+						  AttrNumber column);
 static void meet_recorded(Fingerprint *fingerprint, Oid function);
 static void meet_named(Fingerprint *fingerprint, const char *body);
 static const char *meet_word(Fingerprint *fingerprint, const char *p);
@@ -252,12 +255,14 @@ add_function(Fingerprint *fingerprint, Oid function)
 	add_number(fingerprint, proc->provolatile);
 	add_number(fingerprint, proc->proretset);
 	add_number(fingerprint, proc->prosecdef ? proc->proowner : InvalidOid);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_prosrc);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_probin);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_prosqlbody);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_proconfig);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_proargnames);
-	add_attribute(fingerprint, tuple, Anum_pg_proc_proargdefaults);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_prosrc);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_probin);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_prosqlbody);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_proconfig);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_proargnames);
+	add_attribute(fingerprint, PROCOID, tuple, Anum_pg_proc_proargdefaults);
+	if (proc->prokind == PROKIND_AGGREGATE)
+		add_aggregate(fingerprint, function);
 	body = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &is_null);
 	if (proc->prolang != INTERNALlanguageId && proc->prolang != ClanguageId)
 		meet_named(fingerprint, TextDatumGetCString(body));
@@ -265,11 +270,26 @@ add_function(Fingerprint *fingerprint, Oid function)
 	ReleaseSysCache(tuple);
 }
 
+/* The functions that it is made of, and what it begins with. */
 static void
-add_attribute(Fingerprint *fingerprint, HeapTuple tuple, AttrNumber column)
+add_aggregate(Fingerprint *fingerprint, Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+
+	if (!HeapTupleIsValid(tuple))
+		return;					/* dropped meanwhile */
+	appendBinaryStringInfo(&fingerprint->text, (const char *) GETSTRUCT(tuple),
+						   sizeof(FormData_pg_aggregate));
+	add_attribute(fingerprint, AGGFNOID, tuple, Anum_pg_aggregate_agginitval);
+	add_attribute(fingerprint, AGGFNOID, tuple, Anum_pg_aggregate_aggminitval);
+	ReleaseSysCache(tuple);
+}
+
+static void
+add_attribute(Fingerprint *fingerprint, int cache, HeapTuple tuple, AttrNumber column)
 {
 	bool		is_null;
-	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &is_null);
+	Datum		value = SysCacheGetAttr(cache, tuple, column, &is_null);
 	struct varlena *flat;
 
 	add_number(fingerprint, is_null);
@@ -421,8 +441,14 @@ meet_operators_called(Fingerprint *fingerprint, const char *name)
 	CatCList   *list = SearchSysCacheList1(OPERNAMENSP, CStringGetDatum(name));
 
 	for (int i = 0; i < list->n_members; i++)
-		meet_function(fingerprint,
-					  ((Form_pg_operator) GETSTRUCT(&list->members[i]->tuple))->oprcode);
+	{
+		Form_pg_operator operator = (Form_pg_operator) GETSTRUCT(&list->members[i]->tuple);
+
+		/* one of a user's can come to mean another function of pg_catalog */
+		if (operator->oid >= FirstNormalObjectId)
+			add_number(fingerprint, operator->oprcode);
+		meet_function(fingerprint, operator->oprcode);
+	}
 	ReleaseSysCacheList(list);
 }
 
