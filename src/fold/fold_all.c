@@ -86,7 +86,7 @@ static int64 fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *
 static int64 fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event);
 static int64 take_event(FoldAll *all, StreamState *stream, TupleTableSlot *event);
 static text *stream_of(TupleTableSlot *event);
-static bool same_text(const text *a, const text *b);
+static bool is_of_stream(TupleTableSlot *event, const text *stream_id);
 
 static const RowFunction FoldAllFunction = {
 	.name = "fold_all",
@@ -325,7 +325,7 @@ fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event)
 	{
 		events += take_event(all, stream, event);
 		event = StreamReaderNext(all->reader);
-	} while (event && same_text(stream_of(event), stream->stream_id));
+	} while (event && is_of_stream(event, stream->stream_id));
 	all->waiting = event;
 	all->at_end = event == NULL;
 	return events;
@@ -349,9 +349,15 @@ stream_of(TupleTableSlot *event)
 	return DatumGetTextPP(slot_getattr(event, EVENT_STREAM_ID, &is_null));
 }
 
+/* A long name is stored compressed, and a stream can have any number of events. */
 static bool
-same_text(const text *a, const text *b)
+is_of_stream(TupleTableSlot *event, const text *stream_id)
 {
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+	text	   *name = stream_of(event);
+	bool		result = VARSIZE_ANY_EXHDR(name) == VARSIZE_ANY_EXHDR(stream_id) &&
+		memcmp(VARDATA_ANY(name), VARDATA_ANY(stream_id), VARSIZE_ANY_EXHDR(stream_id)) == 0;
+
+	if (PointerGetDatum(name) != event->tts_values[EVENT_STREAM_ID - 1])
+		pfree(name);
+	return result;
 }

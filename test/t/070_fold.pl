@@ -74,6 +74,16 @@ for my $fold ([ big => qq{{"events": $events, "balance": $total}} ], [ big_total
 }
 my ($rows, $peak) = peak_memory($session, "SELECT count(state) FROM daybook.fold_all('big_last_ten', NULL::text[])");
 cmp_ok($peak, '<', 64, 'fold_all and an array: with less than 64 MB');
+sql(q{
+SELECT daybook.create_event_table('named');
+CREATE FUNCTION counts(state int, e daybook.event) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT state + 1 $$;
+SELECT daybook.create_fold('named', 'named', 'counts(int, daybook.event)', 0, 0);
+INSERT INTO named (stream_id, type, data) SELECT repeat('x', 100000), 'T', '{}' FROM generate_series(1, 2000);
+});
+($rows, $peak) = peak_memory($session, "SELECT state FROM daybook.fold_all('named')");
+is($rows, 2000, 'fold_all and a stream whose name is stored compressed: all events are taken in');
+cmp_ok($peak, '<', 64, 'with less than 64 MB');
+sql(q{SELECT daybook.drop_event_table('named', force => true)});
 $session->quit;
 
 # a fold is cancelled at once, and the session goes on
