@@ -576,32 +576,40 @@ store_position(const FoldTask *task)
 				3, types, values, NULL);
 }
 
-/* The fold goes on with other streams; a stream is tried again when it has grown. */
+/*
+ * The fold goes on with other streams; a stream is tried again when it has
+ * grown.  What stands in the way of all of them would be noted with every
+ * event that is published: the same error is noted once a minute.
+ */
 static void
 record_error(FoldTask *task, text *stream_id, const ErrorData *error)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[4];
 	char		nulls[4] = {' ', stream_id ? ' ' : 'n', ' ', ' '};
+	bool		is_news;
 
-	ereport(task->reported ? DEBUG1 : LOG,
-			(errcode(error->sqlerrcode),
-			 errmsg("could not take a snapshot of fold \"%s\": %s", task->name, error->message),
-			 error->context ? errcontext("%s", error->context) : 0));
-	task->reported = true;
 	values[0] = CStringGetTextDatum(task->name);
 	values[1] = PointerGetDatum(stream_id);
 	values[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
 	values[3] = CStringGetTextDatum(error->message);
-	RunOnOwnTables("INSERT INTO daybook.fold_progress"
-				" (fold, position, error_at, error_stream_id, error_sqlstate, error_message)"
-				" SELECT $1, 0, pg_catalog.clock_timestamp(), $2, $3, $4"
-				" WHERE EXISTS (SELECT FROM daybook.fold_definition WHERE name = $1)"
-				" ON CONFLICT (fold) DO UPDATE SET error_at = EXCLUDED.error_at,"
-				" error_stream_id = EXCLUDED.error_stream_id,"
-				" error_sqlstate = EXCLUDED.error_sqlstate,"
-				" error_message = EXCLUDED.error_message",
-				4, types, values, nulls);
+	is_news = RunOnOwnTables("INSERT INTO daybook.fold_progress AS p"
+							 " (fold, position, error_at, error_stream_id, error_sqlstate, error_message)"
+							 " SELECT $1, 0, pg_catalog.clock_timestamp(), $2, $3, $4"
+							 " WHERE EXISTS (SELECT FROM daybook.fold_definition WHERE name = $1)"
+							 " ON CONFLICT (fold) DO UPDATE SET error_at = EXCLUDED.error_at,"
+							 " error_stream_id = EXCLUDED.error_stream_id,"
+							 " error_sqlstate = EXCLUDED.error_sqlstate,"
+							 " error_message = EXCLUDED.error_message"
+							 " WHERE (p.error_stream_id, p.error_sqlstate, p.error_message)"
+							 " IS DISTINCT FROM (EXCLUDED.error_stream_id, EXCLUDED.error_sqlstate, EXCLUDED.error_message)"
+							 " OR p.error_at < EXCLUDED.error_at - interval '1 minute'",
+							 4, types, values, nulls) > 0;
+	ereport(task->reported || !is_news ? DEBUG1 : LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not take a snapshot of fold \"%s\": %s", task->name, error->message),
+			 error->context ? errcontext("%s", error->context) : 0));
+	task->reported = true;
 }
 
 /* Wakes up when events were published, or when a fold was created. */

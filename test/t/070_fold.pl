@@ -168,6 +168,21 @@ cmp_ok(time() - $began, '<', 4, 'and appends do not wait for it');
 ok(wait_until('snapshots', sub { sql(q{SELECT count(*) FROM daybook.fold_snapshot WHERE fold = 'slow' AND stream_id LIKE 'slow%'}) == 5 }), 'but it comes');
 sql(q{SELECT daybook.drop_fold('slow')});
 
+# a fold that cannot be computed any more is not told of with every event
+sql(q{
+CREATE FUNCTION gone(state int, e daybook.event) RETURNS int LANGUAGE sql AS 'SELECT state';
+SELECT daybook.create_fold('gone', 'account', 'gone(int, daybook.event)', 0, 1);
+DROP FUNCTION gone(int, daybook.event);
+});
+for my $i (1 .. 10)
+{
+	sql(qq{INSERT INTO account (stream_id, type, data) VALUES ('gone', 'Deposited', '{"amount": 1}')});
+	ok(wait_until('a snapshot', sub { newest('picky', 'gone') == $i }), 'the others go on') if $i % 5 == 0;
+}
+is(sql(q{SELECT error_sqlstate, error_stream_id FROM daybook.fold_status WHERE name = 'gone'}), '42883|', 'the status shows the error');
+cmp_ok(scalar(server_log_lines($node, qr/could not take a snapshot of fold "gone"/)), '<', 4, "the server's log has it once a minute");
+sql(q{SELECT daybook.drop_fold('gone')});
+
 # as the fold's owner, who may lose the right to read
 sql(q{
 SELECT daybook.create_event_table('confided');
