@@ -311,6 +311,14 @@ SELECT daybook.fold('latest', 'account-1', NULL::timestamptz) = '2026-01-01 00:0
 RESET TimeZone;
 SELECT daybook.drop_fold('latest');
 
+-- and is read under settings of its own
+SELECT daybook.create_fold('nulls', 'account', 'fld_array(text[], daybook.event)', '{NULL,a}', 0);
+SET array_nulls = off;
+ALTER FUNCTION fld_latest COST 3;
+SELECT daybook.fold('nulls', 'nobody');
+RESET array_nulls;
+SELECT daybook.drop_fold('nulls');
+
 -- a state in expanded form is not changed where it is looked at again
 CREATE FUNCTION fld_appended(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$ SELECT state || e.version::int $$;
 CREATE FUNCTION fld_looked_at(state int[], e daybook.event) RETURNS int[] LANGUAGE sql IMMUTABLE AS $$

@@ -32,6 +32,12 @@ extern bool IsTransition(Oid function);
 extern void RequireFoldOwner(const FoldDefinition *definition);
 
 /*
+ * The settings under which initial states are written down and read, whatever
+ * the session's are; until AtEOXact_GUC() of the level that is returned.
+ */
+extern int	BeginPortableText(void);
+
+/*
  * A fold made ready: its transition and initial state, and the state that is
  * being computed.  Kept from call to call, see fold_run.c.
  */

@@ -202,25 +202,33 @@ convert_initial(Datum value, Oid type, Oid state_type)
 										 get_typcollation(state_type)));
 }
 
-/* In a form that is read the same under any settings. */
 static char *
 print_portably(Datum value, Oid type)
 {
 	Oid			output;
 	bool		is_varlena;
-	int			level = NewGUCNestLevel();
+	int			level = BeginPortableText();
 	char	   *result;
 
-	(void) set_config_option("datestyle", "ISO", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("intervalstyle", "postgres", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
 	getTypeOutputInfo(type, &output, &is_varlena);
 	result = OidOutputFunctionCall(output, value);
 	AtEOXact_GUC(false, level);
 	return result;
+}
+
+int
+BeginPortableText(void)
+{
+	static const char *const settings[][2] = {
+		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "1"},
+		{"array_nulls", "on"}, {"xmloption", "content"}, {"lc_monetary", "C"}
+	};
+	int			level = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return level;
 }
 
 static void

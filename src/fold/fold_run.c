@@ -35,6 +35,7 @@
 #include "utils/datum.h"
 #include "utils/expandeddatum.h"
 #include "utils/expandedrecord.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -166,6 +167,7 @@ read_initial(FoldRun *run)
 {
 	Oid			input;
 	Oid			param;
+	int			level = BeginPortableText();
 	ErrorContextCallback callback;
 
 	callback.callback = describe_initial;
@@ -176,6 +178,7 @@ read_initial(FoldRun *run)
 	run->initial_null = run->definition->initial == NULL;
 	run->initial = OidInputFunctionCall(input, run->definition->initial, param, -1);
 	error_context_stack = callback.previous;
+	AtEOXact_GUC(false, level);
 	if (run->strict && run->initial_null)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
