@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "error_class.h"
+#include "miscadmin.h"
 
 /* Failures that may pass by themselves: the same batch may go through later. */
 bool
@@ -49,4 +50,10 @@ ErrorIsForeign(int sqlstate)
 		default:
 			return false;
 	}
+}
+
+void
+LookAtInterruptsAgain(void)
+{
+	InterruptPending = true;
 }

@@ -14,4 +14,10 @@ extern bool ErrorIsTransient(int sqlstate);
 /* It does not come from the event's data: every event would fail so. */
 extern bool ErrorIsForeign(int sqlstate);
 
+/*
+ * For whoever catches an error and goes on: an interrupt that has raised it
+ * may have kept others, and PostgreSQL does not ask for them again.
+ */
+extern void LookAtInterruptsAgain(void);
+
 #endif							/* DAYBOOK_ERROR_CLASS_H */

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "error_class.h"
 #include "subtransaction.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -34,6 +35,7 @@ RunInSubtransaction(bool (*function) (void *arg), void *arg)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		LookAtInterruptsAgain();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

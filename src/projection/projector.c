@@ -265,6 +265,7 @@ project_or_fail(Projector *projector)
 		FlushErrorState();
 		ConditionVariableCancelSleep();
 		AbortCurrentTransaction();
+		LookAtInterruptsAgain();
 		step = STEP_MORE;
 	}
 	PG_END_TRY();

@@ -24,6 +24,7 @@
 #include "access/xlogreader.h"
 #include "access/xlogutils.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -116,6 +117,7 @@ DecodeStart(int lock_timeout_ms, char **reason)
 		FreeErrorData(error);
 		FlushErrorState();
 		abandon_slot();
+		LookAtInterruptsAgain();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

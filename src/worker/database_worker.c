@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "fold/snapshot_worker.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -121,6 +122,7 @@ look_after(long (*supervise) (void))
 		EmitErrorReport();
 		AbortCurrentTransaction();
 		FlushErrorState();
+		LookAtInterruptsAgain();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
