@@ -529,7 +529,7 @@ BatchLease(Batch *batch, TimestampTz now, TimestampTz until)
 	if (batch->lease == 0)
 		batch->lease = nextval_internal(DaybookRelation(LEASE_SEQUENCE), false);
 	foreach(lc, batch->partitions)
-		lease_partitions += BatchChanges(lfirst(lc));
+		lease_partitions += ((BatchPartition *) lfirst(lc))->events > 0;
 	foreach(lc, batch->partitions)
 	{
 		if (BatchChanges(lfirst(lc)))

@@ -5,9 +5,10 @@
  *	  more or no more time for them.
  *
  * All of it names the lease.  It is refused when any partition of the lease
- * has been fetched by somebody since: the events of that one will be, or have
- * been, handled there.  The partitions' locks are kept until the transaction
- * ends, so that nobody can take a lease that has been found good.
+ * has been fetched by somebody while it had something out: the events of that
+ * one will be, or have been, handled there.  The locks of those partitions are
+ * kept until the transaction ends, so that nobody can take a lease that has
+ * been found good.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,13 +51,21 @@ static const char *const nack_argument_names[NACK_NARGS] = {
 	"name", "lease", "at_position", "reason", "delay", "park"
 };
 
+/* The partitions that still have a lease. */
+typedef struct Lease
+{
+	int64		number;
+	List	   *out;			/* Partition: has something out; locked */
+	List	   *settled;		/* Partition: has not, and is anybody's; not locked */
+	int64		end;			/* position of the last event */
+} Lease;
+
 /* An event that was handed out, and what there is to know about it. */
 typedef struct Failure
 {
 	Subscription *sub;
-	List	   *partitions;		/* of the lease */
+	Lease		lease;
 	Partition  *partition;		/* the event's */
-	int64		lease;
 	int64		position;
 	StreamKey	key;
 	HeldStream *stream;			/* NULL: not held yet */
@@ -66,13 +75,17 @@ typedef struct Failure
 } Failure;
 
 static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
-static List *lock_lease(const Subscription *sub, int64 lease);
-static List *partitions_of_lease(const Subscription *sub, int64 lease);
+static void lock_lease(Lease *lease, const Subscription *sub, int64 number);
+static void find_partitions(Lease *lease, const Subscription *sub);
+static void lock_partition(const Lease *lease, const Subscription *sub, Partition *partition);
+static void check_nothing_was_taken(const Lease *lease, const Subscription *sub);
 pg_noreturn static void report_lost_lease(const Subscription *sub, int64 lease);
-static void check_lease_covers(List *partitions, int64 lease, int64 position);
+static void check_lease_covers(const Lease *lease, int64 position);
+static void store_partitions(const Subscription *sub, List *partitions);
 static void settle_partition(const Subscription *sub, Partition *partition, int64 upto,
 							 bool any_held);
 static void find_failed(Failure *failure);
+static Partition *find_partition(List *partitions, int number);
 static void check_was_handed_out(Failure *failure);
 static TimestampTz retry_time(FunctionCallInfo fcinfo, const Failure *failure);
 static void excuse_others(Failure *failure);
@@ -88,25 +101,20 @@ Datum
 daybook_ack(PG_FUNCTION_ARGS)
 {
 	Subscription *sub = begin(fcinfo, "daybook.ack()");
-	int64		lease = PG_GETARG_INT64(1);
 	int64		upto = PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2);
-	List	   *partitions;
+	Lease		lease;
 	bool		any_held;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_VOID();
-	partitions = lock_lease(sub, lease);
+	lock_lease(&lease, sub, PG_GETARG_INT64(1));
 	if (!PG_ARGISNULL(2))
-		check_lease_covers(partitions, lease, upto);
+		check_lease_covers(&lease, upto);
 	any_held = PartitionHasHeld(sub, ALL_PARTITIONS);
-	foreach(lc, partitions)
-	{
-		Partition  *partition = lfirst(lc);
-
-		if (partition->outstanding)
-			settle_partition(sub, partition, upto, any_held);
-	}
+	foreach(lc, lease.out)
+		settle_partition(sub, lfirst(lc), upto, any_held);
+	store_partitions(sub, lease.out);
 	PG_RETURN_VOID();
 }
 
@@ -124,46 +132,75 @@ begin(FunctionCallInfo fcinfo, const char *function)
 	return SubscriptionForConsumer(name);
 }
 
-/* The partitions of a lease, locked; an error if one of them is lost. */
-static List *
-lock_lease(const Subscription *sub, int64 lease)
+/* Finds a lease and locks what it has out; an error if some of that is lost. */
+static void
+lock_lease(Lease *lease, const Subscription *sub, int64 number)
 {
-	List	   *partitions = partitions_of_lease(sub, lease);
 	ListCell   *lc;
 
-	if (partitions == NIL)
-		report_lost_lease(sub, lease);
-	foreach(lc, partitions)
+	memset(lease, 0, sizeof(Lease));
+	lease->number = number;
+	find_partitions(lease, sub);
+	foreach(lc, lease->out)
+		lock_partition(lease, sub, lfirst(lc));
+	check_nothing_was_taken(lease, sub);
+}
+
+static void
+find_partitions(Lease *lease, const Subscription *sub)
+{
+	ListCell   *lc;
+
+	foreach(lc, PartitionLoadAll(sub))
 	{
 		Partition  *partition = lfirst(lc);
 
-		/* no use to wait for one who is taking what has expired */
-		if (!PartitionTryLock(sub, partition->number))
-		{
-			if (partition->lease_until <= GetCurrentTimestamp())
-				report_lost_lease(sub, lease);
-			PartitionLock(sub, partition->number);
-		}
-		if (!PartitionReload(sub, partition) || partition->lease != lease)
-			report_lost_lease(sub, lease);
-		if (partition->lease_partitions != list_length(partitions))
-			report_lost_lease(sub, lease);
+		if (lease->number == 0 || partition->lease != lease->number)
+			continue;
+		lease->end = partition->lease_end;
+		if (partition->outstanding)
+			lease->out = lappend(lease->out, partition);
+		else
+			lease->settled = lappend(lease->settled, partition);
 	}
-	return partitions;
 }
 
-static List *
-partitions_of_lease(const Subscription *sub, int64 lease)
+static void
+lock_partition(const Lease *lease, const Subscription *sub, Partition *partition)
 {
-	List	   *all = PartitionLoadAll(sub);
+	/* no use to wait for one who is taking what has expired */
+	if (!PartitionTryLock(sub, partition->number))
+	{
+		if (partition->lease_until <= GetCurrentTimestamp())
+			report_lost_lease(sub, lease->number);
+		PartitionLock(sub, partition->number);
+	}
+	if (!PartitionReload(sub, partition) || partition->lease != lease->number)
+		report_lost_lease(sub, lease->number);
+}
+
+/*
+ * As many partitions must have something out as when the lease was written
+ * last.  Those settled before that may have kept a higher number.
+ */
+static void
+check_nothing_was_taken(const Lease *lease, const Subscription *sub)
+{
+	int			expected = INT_MAX;
+	int			out = 0;
 	ListCell   *lc;
 
-	foreach(lc, all)
+	foreach(lc, lease->out)
 	{
-		if (lease == 0 || ((Partition *) lfirst(lc))->lease != lease)
-			all = foreach_delete_current(all, lc);
+		Partition  *partition = lfirst(lc);
+
+		expected = Min(expected, partition->lease_partitions);
+		out += partition->outstanding;
 	}
-	return all;
+	foreach(lc, lease->settled)
+		expected = Min(expected, ((Partition *) lfirst(lc))->lease_partitions);
+	if (out != expected)
+		report_lost_lease(sub, lease->number);
 }
 
 static void
@@ -178,19 +215,35 @@ report_lost_lease(const Subscription *sub, int64 lease)
 
 /* Whoever acknowledges what was never handed out has mixed something up. */
 static void
-check_lease_covers(List *partitions, int64 lease, int64 position)
+check_lease_covers(const Lease *lease, int64 position)
 {
-	int64		lease_end = ((Partition *) linitial(partitions))->lease_end;
-
-	if (position > lease_end)
+	if (position > lease->end)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position " INT64_FORMAT " was not handed out under lease " INT64_FORMAT,
-						position, lease),
-				 errdetail("The last event under it has position " INT64_FORMAT ".", lease_end)));
+						position, lease->number),
+				 errdetail("The last event under it has position " INT64_FORMAT ".", lease->end)));
 }
 
-/* Acknowledges what was handed out of a partition, up to a position. */
+/* Writes the partitions of a lease that have or had something out. */
+static void
+store_partitions(const Subscription *sub, List *partitions)
+{
+	int			out = 0;
+	ListCell   *lc;
+
+	foreach(lc, partitions)
+		out += ((Partition *) lfirst(lc))->outstanding;
+	foreach(lc, partitions)
+	{
+		Partition  *partition = lfirst(lc);
+
+		partition->lease_partitions = out;
+		PartitionStore(sub, partition);
+	}
+}
+
+/* Acknowledges what was handed out of a partition, up to a position; the caller stores it. */
 static void
 settle_partition(const Subscription *sub, Partition *partition, int64 upto, bool any_held)
 {
@@ -217,7 +270,6 @@ settle_partition(const Subscription *sub, Partition *partition, int64 upto, bool
 	if (!partition->outstanding)
 		partition->lease_until = Min(partition->lease_until,
 									 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CUSTOM_TIME));
-	PartitionStore(sub, partition);
 
 	/* there may be something for consumers that found the partition taken */
 	if (!partition->outstanding &&
@@ -242,9 +294,8 @@ daybook_nack(PG_FUNCTION_ARGS)
 			RefuseNull(&fcinfo->args[i], nack_argument_names[i]);
 	reason = text_to_cstring(PG_GETARG_TEXT_PP(NACK_REASON));
 	failure.sub = begin(fcinfo, "daybook.nack()");
-	failure.lease = PG_GETARG_INT64(NACK_LEASE);
 	failure.position = PG_GETARG_INT64(NACK_POSITION);
-	failure.partitions = lock_lease(failure.sub, failure.lease);
+	lock_lease(&failure.lease, failure.sub, PG_GETARG_INT64(NACK_LEASE));
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	find_failed(&failure);
@@ -255,6 +306,7 @@ daybook_nack(PG_FUNCTION_ARGS)
 		excuse_others(&failure);
 		HeldStreamBlock(stream, failure.position, until, reason, failure.partition->consumer);
 		queue_from(&failure);
+		store_partitions(failure.sub, failure.lease.out);
 	}
 	PopActiveSnapshot();
 	until = stream->blocked_at ? stream->blocked_until : stream->due_at;
@@ -271,7 +323,6 @@ find_failed(Failure *failure)
 	OwnerReader reader;
 	int			number = -1;
 	char	   *stream_id = NULL;
-	ListCell   *lc;
 
 	OwnerReaderBegin(&reader, failure->sub, 0);
 	event = failure->position > 0 ? OwnerReaderAt(&reader, failure->position) : NULL;
@@ -282,9 +333,9 @@ find_failed(Failure *failure)
 	}
 	OwnerReaderEnd(&reader);
 
-	foreach(lc, failure->partitions)
-		if (((Partition *) lfirst(lc))->number == number)
-			failure->partition = lfirst(lc);
+	failure->partition = find_partition(failure->lease.out, number);
+	if (failure->partition == NULL)
+		failure->partition = find_partition(failure->lease.settled, number);
 	if (failure->partition != NULL)
 	{
 		failure->stream = HeldStreamLoad(failure->sub, &failure->key);
@@ -293,6 +344,21 @@ find_failed(Failure *failure)
 	check_was_handed_out(failure);
 	if (failure->stream == NULL)
 		failure->stream = HeldStreamMake(&failure->key, number, stream_id);
+}
+
+static Partition *
+find_partition(List *partitions, int number)
+{
+	ListCell   *lc;
+
+	foreach(lc, partitions)
+	{
+		Partition  *partition = lfirst(lc);
+
+		if (partition->number == number)
+			return partition;
+	}
+	return NULL;
 }
 
 /*
@@ -310,7 +376,7 @@ check_was_handed_out(Failure *failure)
 		failure->deliveries = HeldEventDeliveries(stream, failure->queued);
 		if (stream->blocked_at == failure->position)
 			failure->deliveries -= stream->forgiven;
-		failure->settled = !partition->outstanding || stream->lease != failure->lease ||
+		failure->settled = !partition->outstanding || stream->lease != failure->lease.number ||
 			failure->position > stream->delivered_upto;
 		return;
 	}
@@ -323,7 +389,7 @@ check_was_handed_out(Failure *failure)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("event at position " INT64_FORMAT " does not wait for an acknowledgement under lease " INT64_FORMAT,
-					failure->position, failure->lease),
+					failure->position, failure->lease.number),
 			 errdetail("It was not handed out under this lease, or has been acknowledged since.")));
 }
 
@@ -353,7 +419,7 @@ excuse_others(Failure *failure)
 {
 	ListCell   *lc;
 
-	foreach(lc, failure->partitions)
+	foreach(lc, failure->lease.out)
 	{
 		Partition  *partition = lfirst(lc);
 		ListCell   *ls;
@@ -368,8 +434,6 @@ excuse_others(Failure *failure)
 			DeliveriesExcuse(&stream->deliveries);
 			HeldStreamStore(failure->sub, stream);
 		}
-		if (partition != failure->partition)
-			PartitionStore(failure->sub, partition);
 	}
 	DeliveriesExcuse(&failure->stream->deliveries);
 }
@@ -420,7 +484,7 @@ queue_from(Failure *failure)
 	OwnerReaderEnd(&reader);
 
 	/* of what came from the queue, the part before the failed event is still out */
-	if (stream->lease == failure->lease)
+	if (stream->lease == failure->lease.number)
 		stream->delivered_upto = failure->position - 1;
 	if (QueueOfStream(sub, &stream->key, stream->delivered_upto, 1) == NIL)
 		stream->lease = stream->delivered_upto = 0;
@@ -428,7 +492,6 @@ queue_from(Failure *failure)
 	partition->position = first ? first - 1 : partition->scanned;
 	partition->last_delivered = last;
 	partition->outstanding = last != 0 || HeldStreamsOut(sub, partition) != NIL;
-	PartitionStore(sub, partition);
 	ConsumersWakeAtCommit();
 }
 
@@ -442,6 +505,7 @@ daybook_extend_lease(PG_FUNCTION_ARGS)
 	Subscription *sub = begin(fcinfo, "daybook.extend_lease()");
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until;
+	Lease		lease;
 	ListCell   *lc;
 
 	RefuseNull(&fcinfo->args[1], "lease");
@@ -451,7 +515,8 @@ daybook_extend_lease(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("duration must be longer than nothing")));
-	foreach(lc, lock_lease(sub, PG_GETARG_INT64(1)))
+	lock_lease(&lease, sub, PG_GETARG_INT64(1));
+	foreach(lc, lease.out)
 	{
 		Partition  *partition = lfirst(lc);
 
@@ -465,11 +530,13 @@ Datum
 daybook_release_lease(PG_FUNCTION_ARGS)
 {
 	Subscription *sub = begin(fcinfo, "daybook.release_lease()");
+	Lease		lease;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_VOID();
-	foreach(lc, lock_lease(sub, PG_GETARG_INT64(1)))
+	lock_lease(&lease, sub, PG_GETARG_INT64(1));
+	foreach(lc, lease.out)
 	{
 		Partition  *partition = lfirst(lc);
 		ListCell   *ls;

@@ -73,7 +73,7 @@ typedef struct Partition
 	int64		last_delivered; /* of the log's events that are outstanding, 0: none */
 	int64		scanned;		/* position once those are acknowledged */
 	int64		lease;			/* 0: never leased */
-	int			lease_partitions;	/* how many partitions have this lease */
+	int			lease_partitions;	/* how many partitions have something out under it */
 	int64		lease_end;		/* position of the last event under this lease */
 	bool		outstanding;	/* something under the lease waits for ack */
 	char	   *consumer;		/* who had the last lease, or NULL */
