@@ -181,6 +181,37 @@ SELECT * FROM subp_fetch() \gset
 \echo :events
 SELECT daybook.ack('subp', :lease);
 
+-- given up while an event before it is out: it does not come again with that one
+INSERT INTO subp_a (stream_id, type) VALUES ('t', 'T'), ('u', 'T'), ('u', 'T'), ('v', 'T');
+SELECT subp_published();
+SELECT * FROM subp_fetch() \gset
+\echo :events
+SELECT subp_nack(:lease, 'u', 2, 'fails', park => true);
+SELECT daybook.subscription_discard_parked('subp', subp_at('u', 2), 'done by hand');
+SELECT subp_try(format('SELECT daybook.nack(%L, %s, %s, %L)', 'subp', :lease, subp_at('u', 2), 'was discarded'));
+-- nor when an event of its stream fails after that
+SELECT subp_nack(:lease, 't', 1, 'fails');
+SELECT subp_nack(:lease, 'u', 1, 'fails');
+SELECT * FROM subp_parked;
+SELECT daybook.release_lease('subp', :lease);
+SELECT * FROM subp_fetch(1) \gset
+\echo :events
+SELECT daybook.ack('subp', :lease);
+SELECT * FROM subp_fetch() \gset
+\echo :events
+SELECT daybook.ack('subp', :lease);
+INSERT INTO subp_a (stream_id, type) VALUES ('t', 'T'), ('u', 'T'), ('v', 'T');
+SELECT subp_published();
+SELECT * FROM subp_fetch() \gset
+\echo :events
+SELECT subp_nack(:lease, 'v', 2, 'fails', park => true);
+SELECT daybook.subscription_discard_parked('subp', subp_at('v', 2), 'done by hand');
+SELECT daybook.release_lease('subp', :lease);
+SELECT * FROM subp_fetch() \gset
+\echo :events
+SELECT daybook.ack('subp', :lease);
+SELECT count(*) FROM subp_parked;
+
 -- the table of parked events is dropped
 INSERT INTO subp_a (stream_id, type) VALUES ('q', 'T'), ('q', 'T'), ('r', 'T');
 SELECT subp_published();

@@ -73,7 +73,8 @@ static bool may_park(const Batch *batch, const LogEvent *event);
 static char *unreadable_reason(const LogEvent *event);
 static BatchStream *stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
 								   const StreamKey *key, const LogEvent *event);
-static bool is_queued(const BatchPartition *part, int64 position);
+static bool is_set_aside(const Batch *batch, const BatchPartition *part, int64 position);
+static bool contains(const int64 *positions, int n, int64 position);
 static BatchStream *enter_stream(Batch *batch, const StreamKey *key, HeldStream *row);
 static BatchStream *find_held(Batch *batch, BatchPartition *part, const StreamKey *key);
 static void park_suspect(Batch *batch, BatchPartition *part, BatchStream *stream, int64 position);
@@ -95,6 +96,7 @@ BatchRead(Batch *batch)
 		.hcxt = CurrentMemoryContext
 	};
 	ListCell   *lc;
+	int64		after = PG_INT64_MAX;
 	int64		done;
 
 	batch->streams = hash_create("streams of a batch", 64, &ctl,
@@ -102,7 +104,13 @@ BatchRead(Batch *batch)
 	batch->by_number = palloc0(sizeof(BatchPartition *) * batch->sub->partitions);
 	batch->any_held = PartitionHasHeld(batch->sub, ALL_PARTITIONS);
 	foreach(lc, batch->partitions)
-		prepare_partition(batch, lfirst(lc));
+	{
+		BatchPartition *part = lfirst(lc);
+
+		prepare_partition(batch, part);
+		after = Min(after, part->partition->position);
+	}
+	batch->discarded = DiscardPositionsAbove(batch->sub, after, &batch->ndiscarded);
 	isolate_suspects(batch);
 	list_sort(batch->held, compare_held);
 	done = read_log(batch);
@@ -344,7 +352,7 @@ take_logged(Batch *batch, LogEvent *event)
 	bool		queues;
 
 	part = batch->by_number[PartitionOfEvent(batch->sub, event, batch->log.event_desc, &key)];
-	if (part == NULL || position <= part->start || is_queued(part, position))
+	if (part == NULL || position <= part->start || is_set_aside(batch, part, position))
 		return true;
 
 	stream = find_held(batch, part, &key);
@@ -412,20 +420,27 @@ stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
 									   EventStreamId(event, batch->log.event_desc)));
 }
 
-/* Does the queue have this event of the log already? */
+/* Is this event of the log in the queue, or was it there and has been given up? */
 static bool
-is_queued(const BatchPartition *part, int64 position)
+is_set_aside(const Batch *batch, const BatchPartition *part, int64 position)
+{
+	return contains(part->queued, part->nqueued, position) ||
+		contains(batch->discarded, batch->ndiscarded, position);
+}
+
+static bool
+contains(const int64 *positions, int n, int64 position)
 {
 	int			low = 0;
-	int			high = part->nqueued;
+	int			high = n;
 
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
 
-		if (part->queued[middle] == position)
+		if (positions[middle] == position)
 			return true;
-		if (part->queued[middle] < position)
+		if (positions[middle] < position)
 			low = middle + 1;
 		else
 			high = middle;

@@ -49,6 +49,8 @@ typedef struct Batch
 	TupleDesc	desc;
 
 	bool		any_held;		/* some stream of the subscription is held */
+	int64	   *discarded;		/* positions above those of the partitions that were given up */
+	int			ndiscarded;
 	HTAB	   *streams;		/* BatchStream by StreamKey */
 	List	   *held;			/* HeldEvent, in order */
 	int			next_held;

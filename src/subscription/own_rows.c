@@ -60,6 +60,26 @@ OwnScanNext(OwnScan *scan, Datum *values, bool *nulls)
 	return tuple;
 }
 
+/* What the rows that are left have in a bigint column, numbered from 0. */
+int64 *
+OwnScanPositions(OwnScan *scan, int column, int *count)
+{
+	int			natts = RelationGetDescr(scan->table)->natts;
+	Datum	   *values = palloc(sizeof(Datum) * natts);
+	bool	   *nulls = palloc(sizeof(bool) * natts);
+	int			room = 64;
+	int64	   *result = palloc(sizeof(int64) * room);
+
+	*count = 0;
+	while (OwnScanNext(scan, values, nulls) != NULL)
+	{
+		if (*count == room)
+			result = repalloc(result, sizeof(int64) * (room *= 2));
+		result[(*count)++] = DatumGetInt64(values[column]);
+	}
+	return result;
+}
+
 void
 OwnScanEnd(OwnScan *scan)
 {

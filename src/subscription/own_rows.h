@@ -35,6 +35,7 @@ extern void OwnScanKey(OwnScan *scan, AttrNumber column, StrategyNumber strategy
 					   RegProcedure function, Datum value);
 extern void OwnScanBegin(OwnScan *scan, const char *table, const char *index);
 extern HeapTuple OwnScanNext(OwnScan *scan, Datum *values, bool *nulls);
+extern int64 *OwnScanPositions(OwnScan *scan, int column, int *count);
 extern void OwnScanEnd(OwnScan *scan);
 
 /* Inserts a row, or replaces the one at a valid tid; sets tid to where it is. */

@@ -11,33 +11,15 @@
 #include "access/xlog.h"
 #include "arguments.h"
 #include "miscadmin.h"
-#include "subscription/own_rows.h"
 #include "subscription/subscription.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* columns of daybook.subscription_discard, from 0 */
-enum
-{
-	D_SUBSCRIPTION,
-	D_POSITION,
-	D_EVENT_TABLE,
-	D_ID,
-	D_STREAM_ID,
-	D_FAILURE,
-	D_REASON,
-	D_DISCARDED_BY,
-	D_DISCARDED_AT,
-	D_COLUMNS
-};
-
 static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
 static HeldStream *lock_stream(const Subscription *sub, const StreamKey *key, Partition *partition);
 static void retry_stream(const Subscription *sub, HeldStream *stream);
 static QueuedEvent *find_queued(const Subscription *sub, int64 position);
-static void record_discarded(const Subscription *sub, const HeldStream *stream,
-							 const QueuedEvent *event, const char *reason);
 
 PG_FUNCTION_INFO_V1(daybook_subscription_retry_parked);
 PG_FUNCTION_INFO_V1(daybook_subscription_discard_parked);
@@ -144,7 +126,7 @@ daybook_subscription_discard_parked(PG_FUNCTION_ARGS)
 				 event ? errdetail("Its stream \"%s\" is to be tried again.", event->stream_id) : 0,
 				 errhint("See daybook.subscription_parked.")));
 
-	record_discarded(sub, stream, event, reason);
+	DiscardStore(sub, stream, event, reason);
 	QueueDelete(event);
 	if (stream->blocked_at == position)
 		HeldStreamUnblock(stream);
@@ -163,26 +145,4 @@ find_queued(const Subscription *sub, int64 position)
 	for (int i = 0; i < sub->partitions && event == NULL; i++)
 		event = QueueFind(sub, i, position);
 	return event;
-}
-
-static void
-record_discarded(const Subscription *sub, const HeldStream *stream,
-				 const QueuedEvent *event, const char *reason)
-{
-	Datum		values[D_COLUMNS];
-	bool		nulls[D_COLUMNS] = {false};
-	ItemPointerData tid;
-
-	ItemPointerSetInvalid(&tid);
-	values[D_SUBSCRIPTION] = CStringGetTextDatum(sub->name);
-	values[D_POSITION] = Int64GetDatum(event->position);
-	values[D_EVENT_TABLE] = ObjectIdGetDatum(event->key.event_table);
-	values[D_ID] = Int64GetDatum(event->id);
-	values[D_STREAM_ID] = CStringGetTextDatum(event->stream_id);
-	values[D_FAILURE] = TextOrNull(event->position == stream->blocked_at ? stream->reason : NULL,
-								   &nulls[D_FAILURE]);
-	values[D_REASON] = CStringGetTextDatum(reason);
-	values[D_DISCARDED_BY] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false));
-	values[D_DISCARDED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	OwnRowStore("subscription_discard", &tid, values, nulls);
 }

@@ -287,20 +287,11 @@ QueueFind(const Subscription *sub, int partition, int64 position)
 int64 *
 QueuePositionsAbove(const Subscription *sub, int partition, int64 after, int *count)
 {
-	int			room = 64;
-	int64	   *result = palloc(sizeof(int64) * room);
-	Datum		values[Q_COLUMNS];
-	bool		nulls[Q_COLUMNS];
+	int64	   *result;
 	OwnScan		scan;
 
-	*count = 0;
 	begin_queue_scan(&scan, sub, partition, BTGreaterStrategyNumber, F_INT8GT, after);
-	while (OwnScanNext(&scan, values, nulls) != NULL)
-	{
-		if (*count == room)
-			result = repalloc(result, sizeof(int64) * (room *= 2));
-		result[(*count)++] = DatumGetInt64(values[Q_POSITION]);
-	}
+	result = OwnScanPositions(&scan, Q_POSITION, count);
 	OwnScanEnd(&scan);
 	return result;
 }

@@ -381,7 +381,8 @@ check_was_handed_out(Failure *failure)
 		return;
 	}
 	if (partition && failure->position > partition->position &&
-		failure->position <= partition->last_delivered)
+		failure->position <= partition->last_delivered &&
+		!DiscardExists(failure->sub, failure->position))
 	{
 		failure->deliveries = DeliveriesOf(&partition->deliveries, failure->position);
 		return;
@@ -390,7 +391,7 @@ check_was_handed_out(Failure *failure)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("event at position " INT64_FORMAT " does not wait for an acknowledgement under lease " INT64_FORMAT,
 					failure->position, failure->lease.number),
-			 errdetail("It was not handed out under this lease, or has been acknowledged since.")));
+			 errdetail("It was not handed out under this lease, or has been acknowledged or discarded since.")));
 }
 
 /* When the event is handed out again, 0 if it is parked. */
@@ -461,7 +462,8 @@ queue_from(Failure *failure)
 		StreamKey	key;
 
 		if (PartitionOfEvent(sub, event, reader.event_desc, &key) != partition->number ||
-			QueueFind(sub, partition->number, position) != NULL)
+			QueueFind(sub, partition->number, position) != NULL ||
+			DiscardExists(sub, position))
 			continue;
 		if (position >= failure->position && memcmp(&key, &failure->key, sizeof(key)) == 0)
 		{

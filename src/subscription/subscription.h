@@ -186,6 +186,12 @@ extern int64 *QueuePositionsAbove(const Subscription *sub, int partition, int64 
 extern void QueueStore(const Subscription *sub, QueuedEvent *event);
 extern void QueueDelete(QueuedEvent *event);
 
+/* discard_rows.c */
+extern void DiscardStore(const Subscription *sub, const HeldStream *stream,
+						 const QueuedEvent *event, const char *reason);
+extern bool DiscardExists(const Subscription *sub, int64 position);
+extern int64 *DiscardPositionsAbove(const Subscription *sub, int64 after, int *count);
+
 /* held.c */
 extern HeldStream *HeldStreamMake(const StreamKey *key, int partition, const char *stream_id);
 extern void HeldStreamBlock(HeldStream *stream, int64 position, TimestampTz until,
