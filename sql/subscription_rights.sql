@@ -57,8 +57,18 @@ SELECT subr_try($$SELECT daybook.drop_subscription('subr')$$);
 SET ROLE subr_other;
 SELECT stream_id, state, reason FROM daybook.subscription_parked ORDER BY position;
 SELECT count(*) FROM daybook.subscription_discarded;
+-- not even by a function that the planner would rather call first
+CREATE FUNCTION pg_temp.subr_tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
+BEGIN
+	RAISE WARNING 'seen: %', $1;
+	RETURN true;
+END $$;
+SELECT count(*) FROM daybook.subscription_parked WHERE pg_temp.subr_tell(reason);
 SET ROLE subr_owner;
 SELECT daybook.subscription_discard_parked('subr', :first, 'unknown');
+SET ROLE subr_other;
+SELECT count(*) FROM daybook.subscription_discarded WHERE pg_temp.subr_tell(failure);
+SET ROLE subr_owner;
 SELECT stream_id, failure, reason, discarded_by = session_user AS by FROM daybook.subscription_discarded;
 SELECT daybook.revoke_subscription('subr', 'subr_mailer');
 SELECT daybook.revoke_subscription('subr', 'subr_mailer') AS twice;
@@ -78,6 +88,7 @@ DROP ROLE subr_owner;
 SELECT regexp_replace(subr_try($$SELECT daybook.fetch('subr')$$), '\d+\.', 'N.');
 SELECT daybook.drop_subscription('subr');
 
+DROP OWNED BY subr_other;
 DROP ROLE subr_mailer, subr_other;
 DROP FUNCTION subr_try;
 SELECT daybook.drop_event_table('subr_a', force => true);

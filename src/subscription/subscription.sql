@@ -284,7 +284,7 @@ COMMENT ON VIEW daybook.subscription_leases IS
 GRANT SELECT ON daybook.subscription_leases TO PUBLIC;
 
 -- Reasons can show what is in events: for those who may fetch these.
-CREATE VIEW daybook.subscription_parked AS
+CREATE VIEW daybook.subscription_parked WITH (security_barrier) AS
 SELECT
 	e.subscription,
 	e.position,
@@ -311,7 +311,7 @@ COMMENT ON VIEW daybook.subscription_parked IS
 'events that subscriptions of the current user hold back: parked, retrying at a later time, or queued behind such an event of their stream';
 GRANT SELECT ON daybook.subscription_parked TO PUBLIC;
 
-CREATE VIEW daybook.subscription_discarded AS
+CREATE VIEW daybook.subscription_discarded WITH (security_barrier) AS
 SELECT d.subscription, d.position, d.event_table, d.id AS event_id, d.stream_id, d.failure, d.reason, d.discarded_by, d.discarded_at
 FROM daybook.subscription_discard d
 JOIN daybook.subscription s ON s.name = d.subscription
