@@ -163,6 +163,13 @@ CREATE ROLE parking_bob;
 GRANT USAGE ON SCHEMA parking_test TO parking_bob;
 SET ROLE parking_bob;
 SELECT count(*) FROM daybook.parked_events;
+-- not even by a function that the planner would rather call first
+CREATE FUNCTION pg_temp.tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
+BEGIN
+	RAISE WARNING 'seen: %', $1;
+	RETURN true;
+END $$;
+SELECT count(*) FROM daybook.parked_events WHERE pg_temp.tell(message);
 SELECT * FROM daybook.projection_parked;
 SELECT daybook.retry_parked('balance');
 SELECT daybook.discard_parked('balance', 'account-8', 'x');
@@ -174,4 +181,5 @@ SELECT daybook.drop_projection('balance');
 SELECT daybook.drop_event_table('account', true);
 SELECT daybook.drop_event_table('transfer', true);
 DROP SCHEMA parking_test CASCADE;
+DROP OWNED BY parking_bob;
 DROP ROLE parking_bob;

@@ -40,7 +40,7 @@ CREATE INDEX discarded_events_position ON daybook.discarded_events (projection, 
 SELECT pg_catalog.pg_extension_config_dump('daybook.discarded_events', '');
 
 -- Stream names and error texts are for the projection's owner alone.
-CREATE VIEW daybook.parked_events AS
+CREATE VIEW daybook.parked_events WITH (security_barrier) AS
 SELECT q.projection, q.position, q.event_table, q.event_id, q.stream_id, q.is_cause,
 	q.sqlstate, q.message, q.detail, q.context, q.parked_at, q.attempts
 FROM daybook.projection_parked q
