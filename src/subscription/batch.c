@@ -20,11 +20,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xlog.h"
 #include "commands/sequence.h"
 #include "daybook.h"
 #include "error_class.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "subscription/batch.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -84,6 +88,7 @@ static void put_into_queue(Batch *batch, BatchPartition *part, const LogEvent *e
 						   const StreamKey *key);
 static void hand_out(Batch *batch, BatchPartition *part, const LogEvent *event,
 					 TupleDesc event_desc, int delivery);
+static int64 next_lease(void);
 static void lease_partition(Batch *batch, BatchPartition *part, int lease_partitions,
 							TimestampTz now, TimestampTz until);
 
@@ -516,7 +521,7 @@ hand_out(Batch *batch, BatchPartition *part, const LogEvent *event, TupleDesc ev
 	bool		nulls[DELIVERY_NATTS] = {false};
 
 	if (batch->lease == 0)
-		batch->lease = nextval_internal(DaybookRelation(LEASE_SEQUENCE), false);
+		batch->lease = next_lease();
 	LogEventValues(event, event_desc, values, nulls);
 	values[DELIVERY_PARTITION] = Int32GetDatum(part->partition->number);
 	values[DELIVERY_DELIVERY] = Int32GetDatum(delivery);
@@ -542,7 +547,7 @@ BatchLease(Batch *batch, TimestampTz now, TimestampTz until)
 	ListCell   *lc;
 
 	if (batch->lease == 0)
-		batch->lease = nextval_internal(DaybookRelation(LEASE_SEQUENCE), false);
+		batch->lease = next_lease();
 	foreach(lc, batch->partitions)
 		lease_partitions += ((BatchPartition *) lfirst(lc))->events > 0;
 	foreach(lc, batch->partitions)
@@ -550,6 +555,28 @@ BatchLease(Batch *batch, TimestampTz now, TimestampTz until)
 		if (BatchChanges(lfirst(lc)))
 			lease_partition(batch, lfirst(lc), lease_partitions, now, until);
 	}
+}
+
+/*
+ * A number that is not given again, even if a crash takes this transaction
+ * back: its consumer may come with it.  Sequences are logged once for many
+ * numbers, so there is seldom something to flush.
+ */
+static int64
+next_lease(void)
+{
+	Oid			sequence = DaybookRelation(LEASE_SEQUENCE);
+	int64		lease = nextval_internal(sequence, false);
+	Relation	rel = relation_open(sequence, AccessShareLock);
+	Buffer		buffer = ReadBuffer(rel, 0);
+	XLogRecPtr	logged;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	logged = PageGetLSN(BufferGetPage(buffer));
+	UnlockReleaseBuffer(buffer);
+	relation_close(rel, AccessShareLock);
+	XLogFlush(logged);
+	return lease;
 }
 
 static void

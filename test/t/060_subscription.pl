@@ -257,6 +257,22 @@ is($node->safe_psql('postgres', qq{SELECT daybook.ack('sub', $lease); SELECT out
 is($node->safe_psql('postgres', q{SELECT stream_id, state FROM daybook.subscription_parked ORDER BY position}),
 	"x|parked\nx|queued", 'what was parked stays so');
 
+# a crash takes back a fetch whose lease the consumer knows: it must not become somebody else's
+# those who flush now and then do so later
+$node->append_conf('postgresql.conf', "bgwriter_delay = 10s\nwal_writer_delay = 10s");
+$node->reload;
+$node->safe_psql('postgres', q{SELECT daybook.create_subscription('numbers', '{ev}'); CHECKPOINT});
+my $open = start_query(q{BEGIN; SELECT max(lease) FROM daybook.fetch('numbers'); SELECT pg_sleep(600)});
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%numbers%' AND wait_event = 'PgSleep'})
+  or die 'nothing fetched';
+$lease = $node->safe_psql('postgres', 'SELECT last_value FROM daybook.subscription_lease_seq');
+$node->stop('immediate');
+finish_query($open);
+$node->start;
+cmp_ok($node->safe_psql('postgres', q{SELECT max(lease) FROM daybook.fetch('numbers')}), '>', $lease,
+	'numbers of leases are not given twice');
+$node->safe_psql('postgres', q{SELECT daybook.drop_subscription('numbers')});
+
 # dump and restore: consumers go on where they were
 $node->safe_psql('postgres', q{SELECT append('z')});
 $node->poll_query_until('postgres', 'SELECT daybook.head() = (SELECT count(*) FROM ev)');
