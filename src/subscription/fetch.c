@@ -432,6 +432,7 @@ hand_out_group(Fetch *fetch, List *group)
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	Batch	   *batch;
 	List	   *changed;
+	List	   *postponed = NIL;
 	TimestampTz now;
 	ListCell   *lc;
 	int			events = 0;
@@ -440,6 +441,7 @@ hand_out_group(Fetch *fetch, List *group)
 	{
 		batch = read_batch(fetch, group);
 		changed = changed_partitions(fetch, batch, caller);
+		postponed = list_concat(postponed, batch->postponed);
 		group = lock_partitions(fetch, changed);
 		/* what was read holds if nothing has been taken away from it */
 	} while (list_length(group) != list_length(changed));
@@ -459,7 +461,7 @@ hand_out_group(Fetch *fetch, List *group)
 			fetch->candidates = lcons(((BatchPartition *) lfirst(lc))->partition,
 									  fetch->candidates);
 	}
-	foreach(lc, batch->postponed)
+	foreach(lc, postponed)
 		fetch->candidates = lappend(fetch->candidates, lfirst(lc));
 	MemoryContextDelete(context);
 	return events;
