@@ -125,6 +125,7 @@ typedef struct UpcastCall
 	int64	   *wanted;
 } UpcastCall;
 
+static void end_reader(EventReader *reader, LOCKMODE unlock);
 static void begin_log(EventReader *reader, int64 after);
 static void set_event_tables(EventReader *reader, ArrayType *array);
 static void make_string_set(StringSet *set, ArrayType *array);
@@ -263,6 +264,18 @@ EventReaderCatch(EventReader *reader)
 void
 EventReaderEnd(EventReader *reader)
 {
+	end_reader(reader, NoLock);
+}
+
+void
+EventReaderDiscard(EventReader *reader)
+{
+	end_reader(reader, AccessShareLock);
+}
+
+static void
+end_reader(EventReader *reader, LOCKMODE unlock)
+{
 	HASH_SEQ_STATUS status;
 	SourceTable *source;
 
@@ -276,8 +289,8 @@ EventReaderEnd(EventReader *reader)
 		ExecDropSingleTupleTableSlot(source->slot);
 		if (source->upcasting)
 			UpcastingEnd(source->upcasting);
-		index_close(source->index, NoLock);
-		table_close(source->table, NoLock);
+		index_close(source->index, unlock);
+		table_close(source->table, unlock);
 	}
 	LogScanEnd(reader->log);
 	MemoryContextDelete(reader->context);

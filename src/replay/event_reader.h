@@ -73,6 +73,9 @@ extern void EventReaderCatch(EventReader *reader);
 extern void EventReaderExpect(EventReader *reader, int64 events);
 extern void EventReaderEnd(EventReader *reader);
 
+/* The same, and lets go of the event tables: nothing that was read is kept. */
+extern void EventReaderDiscard(EventReader *reader);
+
 /* Fills the columns of daybook.log_event from a LogEvent. */
 #define LOG_EVENT_NATTS		(2 + EVENT_NATTS)
 extern void LogEventValues(const LogEvent *event, TupleDesc event_desc,

@@ -288,9 +288,18 @@ read_log(Batch *batch)
 			break;
 		done = event->entry.position;
 	}
-	OwnerReaderEnd(&batch->log);
-	OwnerReaderEnd(&batch->queue);
 	return done;
+}
+
+void
+BatchEnd(Batch *batch, bool handed_out)
+{
+	void		(*end) (OwnerReader *reader) = handed_out ? OwnerReaderEnd : OwnerReaderDiscard;
+
+	if (batch->partitions == NIL)
+		return;
+	end(&batch->log);
+	end(&batch->queue);
 }
 
 static bool

@@ -61,6 +61,12 @@ typedef struct Batch
 /* Reads what can be handed out of some partitions; writes nothing. */
 extern void BatchRead(Batch *batch);
 
+/*
+ * Ends reading.  The event tables stay locked if the events are handed out,
+ * but not while a consumer waits.
+ */
+extern void BatchEnd(Batch *batch, bool handed_out);
+
 /* Whether a partition's row has to be written, for which its lock is needed. */
 extern bool BatchChanges(const BatchPartition *part);
 

@@ -437,14 +437,17 @@ hand_out_group(Fetch *fetch, List *group)
 	ListCell   *lc;
 	int			events = 0;
 
-	do
+	for (;;)
 	{
 		batch = read_batch(fetch, group);
 		changed = changed_partitions(fetch, batch, caller);
 		postponed = list_concat(postponed, batch->postponed);
 		group = lock_partitions(fetch, changed);
 		/* what was read holds if nothing has been taken away from it */
-	} while (list_length(group) != list_length(changed));
+		if (list_length(group) == list_length(changed))
+			break;
+		BatchEnd(batch, false);
+	}
 
 	if (group != NIL)
 	{
@@ -453,6 +456,7 @@ hand_out_group(Fetch *fetch, List *group)
 		fetch->wrote = true;
 		events = batch->count;
 	}
+	BatchEnd(batch, events > 0);
 	MemoryContextSwitchTo(caller);
 	if (events == 0)
 	{

@@ -338,6 +338,13 @@ OwnerReaderEnd(OwnerReader *reader)
 	ReleaseTupleDesc(reader->event_desc);
 }
 
+void
+OwnerReaderDiscard(OwnerReader *reader)
+{
+	EventReaderDiscard(reader->reader);
+	ReleaseTupleDesc(reader->event_desc);
+}
+
 static void
 check_owner_exists(const Subscription *sub)
 {

@@ -153,6 +153,7 @@ extern void OwnerReaderBegin(OwnerReader *reader, const Subscription *sub, int64
 extern LogEvent *OwnerReaderNext(OwnerReader *reader);
 extern LogEvent *OwnerReaderAt(OwnerReader *reader, int64 position);
 extern void OwnerReaderEnd(OwnerReader *reader);
+extern void OwnerReaderDiscard(OwnerReader *reader);
 
 /* deliveries.c */
 extern void DeliveriesAdd(Deliveries *deliveries, int64 end);

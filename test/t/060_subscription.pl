@@ -241,6 +241,18 @@ $node->reload;
 ($head, @payloads) = listen_while(q{SELECT append('n')});
 is($payloads[-1], $head, 'and again when they are turned on');
 
+# a wait holds up nobody: it has no locks, whatever was read before it
+$node->safe_psql('postgres', q{SELECT daybook.create_subscription('filtered', '{ev}', types => '{none}')});
+my $waits = start_query(q{SELECT * FROM daybook.fetch('filtered', wait => '60s')});
+my $waiter = q{SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%filtered%'};
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($waiter) w") or die 'consumer does not sleep';
+is($node->safe_psql('postgres', qq{
+	SELECT locktype, relation::regclass FROM pg_locks WHERE pid = ($waiter) AND locktype IN ('relation', 'object')}),
+	'', 'a consumer that waits has no locks');
+$node->safe_psql('postgres', q{SELECT daybook.drop_subscription('filtered')});
+my ($dropped) = finish_query($waits);
+like($dropped, qr/"filtered" does not exist/, 'and the subscription can be dropped');
+
 # a crash: what was committed stays, what was not has never been
 $node->safe_psql('postgres', q{
 	SELECT daybook.drop_subscription('sub');
