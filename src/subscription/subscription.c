@@ -181,11 +181,20 @@ copy_array(Datum value, bool isnull)
  * Locks.  That on the subscription is shared by all who use it; a partition's
  * belongs to the transaction that reads on in it or acknowledges.  Two names
  * with the same hash only wait for each other.
+ *
+ * Rows are replaced at the place where they were read, so the tables are locked
+ * from before that: VACUUM FULL and CLUSTER move rows.
  */
+
+static const char *const row_tables[] = {
+	SUBSCRIPTION_TABLE, "subscription_partition", "subscription_stream", "subscription_queue"
+};
 
 void
 SubscriptionLock(const char *name, LOCKMODE mode)
 {
+	for (int i = 0; i < lengthof(row_tables); i++)
+		LockRelationOid(DaybookRelation(row_tables[i]), AccessShareLock);
 	LockDatabaseObject(DaybookRelation(SUBSCRIPTION_TABLE), name_hash(name), 0, mode);
 }
 
@@ -193,6 +202,8 @@ void
 SubscriptionUnlock(const char *name, LOCKMODE mode)
 {
 	UnlockDatabaseObject(DaybookRelation(SUBSCRIPTION_TABLE), name_hash(name), 0, mode);
+	for (int i = 0; i < lengthof(row_tables); i++)
+		UnlockRelationOid(DaybookRelation(row_tables[i]), AccessShareLock);
 }
 
 void
