@@ -161,6 +161,39 @@ SELECT sub_try($$SELECT daybook.ack('x', 1)$$);
 SELECT sub_try($$SELECT daybook.ack(NULL, 1)$$);
 SELECT sub_try($$SELECT daybook.drop_subscription('x')$$);
 
+-- what has been passed is remembered, even if the statement is cancelled
+SELECT daybook.create_event_table('sub_far');
+CREATE FUNCTION sub_far_upcast(data jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	IF data = '"last"' AND current_setting('sub_far.cancel') = 'on' THEN
+		RAISE SQLSTATE '57014' USING MESSAGE = 'cancelled';
+	END IF;
+	RAISE WARNING 'passed %', data;
+	RETURN NULL;
+END $$;
+SELECT daybook.create_upcaster('sub_far', 'T', 1, 'sub_far_upcast(jsonb)');
+SELECT daybook.create_subscription('sub_far', '{sub_far}', categories => '{near}', from_position => daybook.head());
+INSERT INTO sub_far (stream_id, type, data) VALUES ('near-1', 'T', '"first"');
+INSERT INTO sub_far (stream_id, type) SELECT 'far-' || i % 1000, 'F' FROM generate_series(1, 100000) i;
+INSERT INTO sub_far (stream_id, type, data) VALUES ('near-1', 'T', '"last"');
+DO $$
+BEGIN
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN (SELECT lag_events FROM daybook.subscription_status WHERE name = 'sub_far') = 100002;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SET sub_far.cancel = on;
+\set VERBOSITY terse
+SELECT count(*) FROM daybook.fetch('sub_far');
+\set VERBOSITY default
+SET sub_far.cancel = off;
+SELECT count(*) FROM daybook.fetch('sub_far');
+SELECT lag_events FROM daybook.subscription_status WHERE name = 'sub_far';
+SELECT daybook.drop_subscription('sub_far');
+SELECT daybook.drop_event_table('sub_far', force => true);
+DROP FUNCTION sub_far_upcast;
+
 -- a table that is dropped takes its events along
 SELECT daybook.create_subscription('sub_both', '{sub_orders,sub_bills}', from_position => :start, partitions => 3);
 SELECT count(DISTINCT event_table) FROM daybook.fetch('sub_both');

@@ -37,6 +37,12 @@
 /* Events that one batch moves into the queue, at most. */
 #define MAX_QUEUED			1000
 
+/*
+ * Positions that one batch passes, at most: what it has found is worth more
+ * than to be full, and that there was nothing is remembered in between.
+ */
+#define MAX_SCANNED			100000
+
 /* daybook.delivery: the columns of daybook.log_event, then these */
 #define DELIVERY_PARTITION	LOG_EVENT_NATTS
 #define DELIVERY_DELIVERY	(LOG_EVENT_NATTS + 1)
@@ -270,6 +276,7 @@ static int64
 read_log(Batch *batch)
 {
 	int64		done = PG_INT64_MAX;
+	int64		end;
 	LogEvent   *event;
 	ListCell   *lc;
 
@@ -277,13 +284,18 @@ read_log(Batch *batch)
 		done = Min(done, ((BatchPartition *) lfirst(lc))->start);
 	OwnerReaderBegin(&batch->queue, batch->sub, done);
 	OwnerReaderBegin(&batch->log, batch->sub, done);
+	EventReaderLimit(batch->log.reader, MAX_SCANNED);
+	end = done + MAX_SCANNED;
 	while (!is_full(batch))
 	{
 		EventReaderExpect(batch->log.reader, batch->max_events - batch->count);
 		event = OwnerReaderNext(&batch->log);
 		take_held(batch, event ? event->entry.position : PG_INT64_MAX);
 		if (event == NULL)
+		{
 			done = EventReaderPosition(batch->log.reader);
+			batch->unfinished = done >= end;
+		}
 		if (event == NULL || is_full(batch) || !take_logged(batch, event))
 			break;
 		done = event->entry.position;

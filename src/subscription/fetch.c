@@ -75,7 +75,7 @@ typedef struct Fetch
 	int			share;			/* of the partitions, for each consumer */
 	bool		wrote;			/* something that the commit should not be kept waiting for */
 	bool		again;			/* another consumer was faster, look again */
-	List	   *idle;			/* BatchPartition: read up to a point, with nothing there */
+	List	   *idle;			/* BatchPartition: read up to a point, with nothing there; the last first */
 	TimestampTz round_started;
 	TimestampTz next_due;		/* when something may come without being announced */
 } Fetch;
@@ -518,10 +518,10 @@ changed_partitions(Fetch *fetch, Batch *batch, MemoryContext context)
 			PartitionUnlock(fetch->sub, part->partition->number);
 		remember_scanned(fetch->sub, part);
 		MemoryContextSwitchTo(context);
-		fetch->idle = lappend(fetch->idle, copy_idle(part));
+		fetch->idle = lcons(copy_idle(part), fetch->idle);
 		MemoryContextSwitchTo(batch_context);
-		/* a batch that is full has not come to its end */
-		if (batch->queued > 0)
+		/* the log may have more for it */
+		if (batch->queued > 0 || batch->unfinished)
 			batch->postponed = lappend(batch->postponed, part->partition);
 	}
 	return changed;
@@ -659,7 +659,8 @@ remember_scanned(const Subscription *sub, const BatchPartition *part)
 {
 	Scanned    *entry = scanned_entry(sub, part->partition);
 
-	if (part->scanned > entry->scanned)
+	/* what was noted for a position that has been rolled back is of no use */
+	if (part->scanned > entry->scanned || part->partition->position < entry->position)
 	{
 		entry->position = part->partition->position;
 		entry->scanned = part->scanned;
