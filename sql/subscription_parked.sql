@@ -212,6 +212,22 @@ SELECT * FROM subp_fetch() \gset
 SELECT daybook.ack('subp', :lease);
 SELECT count(*) FROM subp_parked;
 
+-- without a limit, more deliveries than are counted, and a retry by hand: there still is a pause
+SELECT daybook.create_subscription('subp_always', '{subp_a}', delivery_limit => NULL);
+DO $$
+DECLARE
+	first bigint;
+	lease bigint;
+BEGIN
+	FOR i IN 1..70 LOOP
+		SELECT f.position, f.lease INTO first, lease FROM daybook.fetch('subp_always', 1) f;
+		PERFORM daybook.nack('subp_always', lease, first, 'fails', '0s');
+	END LOOP;
+END $$;
+SELECT daybook.subscription_retry_parked('subp_always');
+SELECT daybook.nack('subp_always', lease, position, 'fails') >= now() + '1s' AS pauses FROM daybook.fetch('subp_always', 1);
+SELECT daybook.drop_subscription('subp_always');
+
 -- the table of parked events is dropped
 INSERT INTO subp_a (stream_id, type) VALUES ('q', 'T'), ('q', 'T'), ('r', 'T');
 SELECT subp_published();

@@ -404,8 +404,13 @@ retry_time(FunctionCallInfo fcinfo, const Failure *failure)
 	if (PG_GETARG_BOOL(NACK_PARK) || failure->deliveries >= failure->sub->delivery_limit)
 		return 0;
 	if (PG_ARGISNULL(NACK_DELAY))
-		return TimestampTzPlusMilliseconds(now, Min(FIRST_PAUSE << Min(failure->deliveries - 1, 10),
+	{
+		/* none are left to count where more than MAX_DELIVERIES have been forgiven */
+		int			doublings = Max(failure->deliveries - 1, 0);
+
+		return TimestampTzPlusMilliseconds(now, Min(FIRST_PAUSE << Min(doublings, 10),
 													LONGEST_PAUSE));
+	}
 	result = TimestampTzPlusInterval(now, PG_GETARG_INTERVAL_P(NACK_DELAY));
 	if (result < now)
 		ereport(ERROR,
