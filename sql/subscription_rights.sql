@@ -77,6 +77,18 @@ SET ROLE subr_mailer;
 SELECT subr_try($$SELECT daybook.fetch('subr')$$);
 RESET ROLE;
 
+-- a transaction that reads only, whoever it is
+BEGIN READ ONLY;
+SELECT subr_try(statement) FROM unnest('{
+	"SELECT daybook.create_subscription(''subr_more'', ''{subr_a}'')",
+	"SELECT daybook.grant_subscription(''subr'', ''subr_other'')",
+	"SELECT daybook.revoke_subscription(''subr'', ''subr_other'')",
+	"SELECT daybook.drop_subscription(''subr'')",
+	"SELECT daybook.fetch(''subr'')",
+	"SELECT daybook.ack(''subr'', 1)",
+	"SELECT daybook.subscription_retry_parked(''subr'')"}'::text[]) statement;
+COMMIT;
+
 -- the owner's rights count at each fetch
 REVOKE SELECT ON subr_a FROM subr_owner;
 SET ROLE subr_owner;

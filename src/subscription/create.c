@@ -59,6 +59,7 @@ daybook_create_subscription(PG_FUNCTION_ARGS)
 {
 	Subscription *sub;
 
+	SubscriptionWrites("daybook.create_subscription()");
 	for (int i = 0; i < ARG_COUNT; i++)
 		if (i != ARG_TYPES && i != ARG_CATEGORIES && i != ARG_DELIVERY_LIMIT)
 			RefuseNull(&fcinfo->args[i], argument_names[i]);
@@ -180,6 +181,7 @@ daybook_drop_subscription(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Subscription *sub;
 
+	SubscriptionWrites("daybook.drop_subscription()");
 	(void) SubscriptionForOwner(name);
 	SubscriptionLock(name, AccessExclusiveLock);
 	sub = SubscriptionForOwner(name);
@@ -221,6 +223,7 @@ daybook_grant_subscription(PG_FUNCTION_ARGS)
 	Oid		   *roles;
 	int			n;
 
+	SubscriptionWrites("daybook.grant_subscription()");
 	SubscriptionLock(name, ShareUpdateExclusiveLock);
 	sub = SubscriptionForOwner(name);
 	n = ArrayGetNItems(ARR_NDIM(sub->consumers), ARR_DIMS(sub->consumers));
@@ -246,6 +249,7 @@ daybook_revoke_subscription(PG_FUNCTION_ARGS)
 	int			n;
 	int			kept = 0;
 
+	SubscriptionWrites("daybook.revoke_subscription()");
 	SubscriptionLock(name, ShareUpdateExclusiveLock);
 	sub = SubscriptionForOwner(name);
 	n = ArrayGetNItems(ARR_NDIM(sub->consumers), ARR_DIMS(sub->consumers));

@@ -18,14 +18,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "arguments.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "sequencer/log_scan.h"
 #include "subscription/batch.h"
 #include "subscription/subscription.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -188,8 +186,7 @@ fetch_init(Fetch *fetch, FunctionCallInfo fcinfo)
 	for (int i = 0; i < FETCH_NARGS; i++)
 		if (i != FETCH_CONSUMER)
 			RefuseNull(&fcinfo->args[i], argument_names[i]);
-	PreventCommandDuringRecovery("daybook.fetch()");
-	PreventCommandIfReadOnly("daybook.fetch()");
+	SubscriptionWrites("daybook.fetch()");
 
 	fetch->name = text_to_cstring(PG_GETARG_TEXT_PP(FETCH_NAME));
 	fetch->max_events = PG_GETARG_INT32(FETCH_MAX_EVENTS);

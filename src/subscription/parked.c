@@ -8,11 +8,9 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "arguments.h"
 #include "miscadmin.h"
 #include "subscription/subscription.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -58,8 +56,7 @@ begin(FunctionCallInfo fcinfo, const char *function)
 	char	   *name;
 
 	RefuseNull(&fcinfo->args[0], "name");
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
+	SubscriptionWrites(function);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SubscriptionLock(name, AccessShareLock);
 	return SubscriptionForOwner(name);

@@ -16,6 +16,7 @@
 #include "storage/lmgr.h"
 #include "subscription/own_rows.h"
 #include "subscription/subscription.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -140,6 +141,14 @@ Datum
 daybook_may_consume(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(may_consume(PG_GETARG_OID(0), PG_GETARG_ARRAYTYPE_P(1)));
+}
+
+/* How functions begin that do not only look. */
+void
+SubscriptionWrites(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
 }
 
 /* Inserts the row of a subscription, or replaces the one it was loaded from. */

@@ -129,6 +129,7 @@ typedef struct QueuedEvent
 extern Subscription *SubscriptionLoad(const char *name);
 extern Subscription *SubscriptionForConsumer(const char *name);
 extern Subscription *SubscriptionForOwner(const char *name);
+extern void SubscriptionWrites(const char *function);
 extern void SubscriptionStore(Subscription *sub);
 extern void SubscriptionDelete(Subscription *sub);
 extern void SubscriptionLock(const char *name, LOCKMODE mode);
