@@ -143,6 +143,7 @@ SELECT sub_try($$SELECT daybook.create_subscription('x', '{}')$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_orders,NULL}')$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_orders,sub_orders}')$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_outbox}')$$);
+SELECT sub_try($$SELECT daybook.create_subscription('x', '{1}')$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_orders}', types => '{}')$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_orders}', from_position => -1)$$);
 SELECT sub_try($$SELECT daybook.create_subscription('x', '{sub_orders}', from_position => 1000000000000)$$) LIKE '22023%' AS ahead;

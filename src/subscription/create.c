@@ -11,6 +11,7 @@
 #include "arguments.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "event_table/event_table.h"
 #include "miscadmin.h"
 #include "replay/event_source.h"
@@ -45,6 +46,7 @@ static Subscription *subscription_from_arguments(FunctionCallInfo fcinfo);
 static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_numbers(const Subscription *sub);
 static void check_sources(const Subscription *sub);
+pg_noreturn static void report_no_event_table(Oid relation);
 static bool is_event_table(Oid relation);
 static void delete_rows(const char *table, const char *index, const char *name);
 static void store_consumers(Subscription *sub, const Oid *roles, int n);
@@ -144,10 +146,7 @@ check_sources(const Subscription *sub)
 	for (int i = 0; i < n; i++)
 	{
 		if (!is_event_table(sources[i]))
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("\"%s\" is not an event table", get_rel_name(sources[i])),
-					 errhint("Make event tables with daybook.create_event_table().")));
+			report_no_event_table(sources[i]);
 		CheckEventTableReadable(sources[i]);
 		for (int j = 0; j < i; j++)
 			if (sources[i] == sources[j])
@@ -156,6 +155,21 @@ check_sources(const Subscription *sub)
 						 errmsg("\"%s\" is listed twice in argument \"sources\" of create_subscription",
 								get_rel_name(sources[i]))));
 	}
+}
+
+static void
+report_no_event_table(Oid relation)
+{
+	char	   *name = get_rel_name(relation);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relation)));
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("\"%s\" is not an event table", name),
+			 errhint("Make event tables with daybook.create_event_table().")));
 }
 
 static bool
