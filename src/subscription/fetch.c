@@ -35,7 +35,8 @@
 
 /*
  * How far they have to move for that: when there is nothing to hand out, when
- * there is, and in a transaction block, which keeps the locks for longer.
+ * there is, and when there is not in a transaction block, which keeps the locks
+ * for longer.
  */
 #define NOTE_DISTANCE_IDLE		1
 #define NOTE_DISTANCE_BUSY		1000
