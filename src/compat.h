@@ -50,6 +50,19 @@ typedef bool UpdateIndexes;
 	pg_database_ownercheck(database, role)
 #endif
 
+/* as did checks of other rights than those to relations */
+#if PG_VERSION_NUM >= 160000
+#define schema_aclcheck_compat(schema, role, mode) \
+	object_aclcheck(NamespaceRelationId, schema, role, mode)
+#define function_aclcheck_compat(function, role, mode) \
+	object_aclcheck(ProcedureRelationId, function, role, mode)
+#else
+#define schema_aclcheck_compat(schema, role, mode) \
+	pg_namespace_aclcheck(schema, role, mode)
+#define function_aclcheck_compat(function, role, mode) \
+	pg_proc_aclcheck(function, role, mode)
+#endif
+
 /* of syncrep.c alone in all of them */
 #define SyncStandbysDefined() \
 	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')

@@ -15,6 +15,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "user_function.h"
@@ -209,13 +210,8 @@ function_owner(Oid function)
 void
 CheckMayRun(Oid function, Oid role)
 {
-	AclResult	result;
+	AclResult	result = function_aclcheck_compat(function, role, ACL_EXECUTE);
 
-#if PG_VERSION_NUM >= 160000
-	result = object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE);
-#else
-	result = pg_proc_aclcheck(function, role, ACL_EXECUTE);
-#endif
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
 	if (!FunctionIsTrusted(function, role))

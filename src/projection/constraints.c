@@ -17,6 +17,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "nodes/makefuncs.h"
 #include "projection/projection.h"
 #include "utils/acl.h"
@@ -27,7 +28,6 @@
 static List *deferrable_constraints(const Projection *projection);
 static List *add_constraints(List *constraints, Relation table);
 static void refuse_pending(const Projection *projection, Oid table);
-static bool may_use_schema(Oid schema, Oid role);
 
 /*
  * Refuses if the caller has yet to have such a constraint checked: that would
@@ -65,7 +65,7 @@ SetConstraintsImmediate(const Projection *projection)
 	{
 		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 
-		if (may_use_schema(constraint->connamespace, projection->owner))
+		if (schema_aclcheck_compat(constraint->connamespace, projection->owner, ACL_USAGE) == ACLCHECK_OK)
 			immediate->constraints = lappend(immediate->constraints,
 											 makeRangeVar(get_namespace_name(constraint->connamespace),
 														  NameStr(constraint->conname), -1));
@@ -129,14 +129,4 @@ refuse_pending(const Projection *projection, Oid table)
 							projection->name, RelationText(lfirst_oid(lc))),
 					 errdetail("Deferred constraints of the projection's tables would be checked with the events."),
 					 errhint("Commit, or use SET CONSTRAINTS ALL IMMEDIATE first.")));
-}
-
-static bool
-may_use_schema(Oid schema, Oid role)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE) == ACLCHECK_OK;
-#else
-	return pg_namespace_aclcheck(schema, role, ACL_USAGE) == ACLCHECK_OK;
-#endif
 }

@@ -19,6 +19,7 @@
 #include "commands/explain_format.h"
 #include "commands/explain_state.h"
 #endif
+#include "compat.h"
 #include "daybook.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -479,13 +480,8 @@ whole_row_desc(RowFunctionScan *scan, Var *var, List *names)
 static void
 check_execute_privilege(Oid function)
 {
-	AclResult	result;
+	AclResult	result = function_aclcheck_compat(function, GetUserId(), ACL_EXECUTE);
 
-#if PG_VERSION_NUM >= 160000
-	result = object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE);
-#else
-	result = pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE);
-#endif
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
 	InvokeFunctionExecuteHook(function);
