@@ -139,6 +139,40 @@ RESET search_path;
 SET ROLE trust_dave;
 SELECT daybook.drop_projection('inline');
 
+-- a handler function whose name another role has taken over is not run
+RESET ROLE;
+CREATE SCHEMA trust_dave_lib AUTHORIZATION trust_dave;
+SET ROLE trust_dave;
+GRANT CREATE, USAGE ON SCHEMA trust_dave_lib TO trust_carol;
+CREATE TABLE trust_dave.calls (label text);
+CREATE FUNCTION trust_dave_lib.handle(daybook.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO trust_dave.calls VALUES ('dave''s') $$;
+SELECT daybook.create_projection('calls', '{trust_carol.orders}', 'trust_dave_lib.handle(daybook.event)'::regprocedure, '{trust_dave.calls}', types => '{Called}');
+SELECT daybook.create_projection('inline', '{trust_carol.orders}', 'trust_dave_lib.handle(daybook.event)'::regprocedure, '{trust_dave.calls}', mode => 'inline', types => '{Sent}');
+DROP FUNCTION trust_dave_lib.handle(daybook.event);
+SET ROLE trust_carol;
+CREATE FUNCTION trust_dave_lib.handle(daybook.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trust_dave.calls VALUES ('run as ' || current_user); END $$;
+INSERT INTO trust_carol.orders (stream_id, type) VALUES ('order-1', 'Sent');
+INSERT INTO trust_carol.orders (stream_id, type) VALUES ('order-1', 'Called');
+SET ROLE trust_dave;
+SELECT trust_test.reach('calls', 'failed');
+SELECT error_sqlstate, error_message, error_detail FROM daybook.projection_status WHERE name = 'calls';
+SELECT daybook.create_projection('theirs', '{trust_carol.orders}', 'trust_dave_lib.handle(daybook.event)'::regprocedure, '{trust_dave.calls}');
+SELECT * FROM trust_dave.calls;
+-- until it is the owner's again, or a superuser's
+DROP FUNCTION trust_dave_lib.handle(daybook.event);
+RESET ROLE;
+CREATE FUNCTION trust_dave_lib.handle(daybook.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO trust_dave.calls VALUES ('a superuser''s') $$;
+INSERT INTO trust_carol.orders (stream_id, type) VALUES ('order-1', 'Sent');
+SET ROLE trust_dave;
+SELECT daybook.resume_projection('calls');
+SELECT daybook.wait_for_projection('calls', timeout => '3min') > 0 AS done;
+SELECT label, count(*) FROM trust_dave.calls GROUP BY label;
+SELECT daybook.drop_projection('inline'), daybook.drop_projection('calls');
+CREATE FUNCTION pg_temp.handle(daybook.event) RETURNS void LANGUAGE sql AS '';
+\set VERBOSITY sqlstate
+SELECT daybook.create_projection('temporary', '{trust_carol.orders}', 'pg_temp.handle(daybook.event)'::regprocedure, '{trust_dave.calls}');
+\set VERBOSITY default
+
 -- in a schema where everybody may create, the owner's own objects are found
 RESET ROLE;
 GRANT CREATE ON SCHEMA public TO PUBLIC;

@@ -22,7 +22,7 @@
 #include "projection/handler_stream.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
-#include "utils/acl.h"
+#include "user_function.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -354,8 +354,9 @@ projection_copy(const Projection *projection)
 }
 
 /*
- * Finds the handler function and checks that the current user may call it so.
- * True if it takes a daybook.log_event, false for a daybook.event.
+ * Finds the handler function and checks that the current user may call it so,
+ * each time: the name may be another function's by now.  True if it takes a
+ * daybook.log_event, false for a daybook.event.
  */
 static bool
 resolve_function(const Projection *projection, FmgrInfo *function)
@@ -365,7 +366,6 @@ resolve_function(const Projection *projection, FmgrInfo *function)
 	Oid			event = DaybookTypeOid("event");
 	Oid			oid;
 	Oid			argument;
-	AclResult	acl;
 	HeapTuple	tuple;
 	Form_pg_proc proc;
 
@@ -385,13 +385,8 @@ resolve_function(const Projection *projection, FmgrInfo *function)
 				 errdetail("A handler takes one argument of type daybook.log_event or daybook.event and does not return a set.")));
 	ReleaseSysCache(tuple);
 
-#if PG_VERSION_NUM >= 160000
-	acl = object_aclcheck(ProcedureRelationId, oid, GetUserId(), ACL_EXECUTE);
-#else
-	acl = pg_proc_aclcheck(oid, GetUserId(), ACL_EXECUTE);
-#endif
-	if (acl != ACLCHECK_OK)
-		aclcheck_error(acl, OBJECT_FUNCTION, signature);
+	RefuseTemporaryFunction(oid);
+	CheckMayRun(oid, GetUserId());
 	TrustCheckFunction(oid);
 	fmgr_info(oid, function);
 	return argument == log_event;
