@@ -6,7 +6,7 @@
  * Concurrent writers run an inline handler side by side.  What an UPDATE, or
  * ON CONFLICT DO UPDATE, computes from the row that it changes is right
  * whatever others have done meanwhile; what is computed from a row that was
- * read before is not.
+ * read before is not, nor what follows from that there was no row.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +21,7 @@
 
 static bool reads_walker(Node *node, void *tables);
 static bool query_reads(const Query *query, ArrayType *tables);
+static bool finds_rows_missing(const Query *query);
 static bool is_locked(const Query *query, int rti);
 static bool function_may_read(Oid function, void *tables);
 
@@ -61,6 +62,11 @@ query_reads(const Query *query, ArrayType *tables)
 	Oid		   *oids;
 	int			n = RelationArray(tables, &oids);
 
+	/* what a command does cannot be seen, but for NOTIFY */
+	if (query->commandType == CMD_UTILITY)
+		return !IsA(query->utilityStmt, NotifyStmt);
+	if (finds_rows_missing(query))
+		return true;
 	for (int rti = 1; rti <= list_length(query->rtable); rti++)
 	{
 		RangeTblEntry *rte = list_nth_node(RangeTblEntry, query->rtable, rti - 1);
@@ -76,6 +82,24 @@ query_reads(const Query *query, ArrayType *tables)
 		}
 	}
 	return false;
+}
+
+/*
+ * May what is done depend on that a row to change is not there?  Another
+ * writer may be about to insert it.
+ */
+static bool
+finds_rows_missing(const Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->mergeActionList)
+	{
+		if (lfirst_node(MergeAction, lc)->commandType == CMD_INSERT)
+			return true;
+	}
+	return query->returningList != NIL &&
+		(query->commandType != CMD_INSERT || query->onConflict != NULL);
 }
 
 /* By SELECT FOR UPDATE or FOR NO KEY UPDATE. */
