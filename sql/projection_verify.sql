@@ -141,6 +141,19 @@ INSERT INTO account (stream_id, type) VALUES ('new-0', 'Other');
 ALTER TABLE account ENABLE ALWAYS TRIGGER daybook_inline_tally;
 SELECT * FROM daybook.verify_projection('tally');
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
+-- what was discarded from an earlier projection of that name does count
+CREATE TABLE heir (stream text);
+SELECT daybook.create_projection('heir', '{account}', 'SELECT 1 / (version - version) FROM new_events', '{heir}', types => '{Inherited}');
+INSERT INTO account (stream_id, type) VALUES ('heir-1', 'Inherited');
+SELECT daybook.wait_for_projection('heir', timeout => '60s') > 0 AS reached;
+SELECT daybook.discard_parked('heir', 'heir-1', 'no heir');
+SELECT count(*) FROM daybook.verify_projection('heir');
+SELECT daybook.drop_projection('heir');
+SELECT daybook.create_projection('heir', '{account}', 'INSERT INTO heir SELECT stream_id FROM new_events', '{heir}', types => '{Inherited}');
+SELECT daybook.wait_for_projection('heir', timeout => '60s') > 0 AS reached;
+SELECT * FROM heir;
+SELECT * FROM daybook.verify_projection('heir');
+SELECT daybook.drop_projection('heir');
 -- an error leaves the session as it was, and nothing else behind
 ALTER TABLE tally ADD CONSTRAINT few CHECK (n < 2) NOT VALID;
 \set VERBOSITY terse

@@ -147,25 +147,24 @@ read_state(Verification *verification)
 {
 	Oid			types[2] = {TEXTOID, TIMESTAMPTZOID};
 	Datum		values[2];
-	char		nulls[2] = {' ', ' '};
 	MemoryContext caller = CurrentMemoryContext;
 	RunAs		superuser;
 	bool		isnull;
 	Datum		left_out;
 
 	values[0] = CStringGetTextDatum(verification->projection->name);
-	values[1] = TimestampTzGetDatum(verification->projection->rebuilt_at);
-	if (verification->projection->rebuilt_at == 0)
-		nulls[1] = 'n';
+	/* before that, another one of the name may have discarded some */
+	values[1] = TimestampTzGetDatum(Max(verification->projection->rebuilt_at,
+										verification->projection->created_at));
 	PushActiveSnapshot(verification->snapshot);
 	SPI_connect();
 	RunAsSuperuser(&superuser);
 	if (SPI_execute_with_args("SELECT CASE p.mode WHEN 'async' THEN q.position ELSE coalesce(q.paused_at_id, 9223372036854775807) END, ARRAY("
 							  "SELECT k.position FROM daybook.projection_parked k WHERE k.projection = $1"
 							  " UNION SELECT d.position FROM daybook.discarded_events d"
-							  " WHERE d.projection = $1 AND ($2 IS NULL OR d.discarded_at > $2) ORDER BY 1)"
+							  " WHERE d.projection = $1 AND d.discarded_at > $2 ORDER BY 1)"
 							  " FROM daybook.projection_position q JOIN daybook.projection p USING (name) WHERE q.name = $1",
-							  2, types, values, nulls, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+							  2, types, values, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the state of projection \"%s\"", verification->projection->name);
 	verification->end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	left_out = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
