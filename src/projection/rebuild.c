@@ -65,6 +65,7 @@ static void begin_round(List *shares, int64 end);
 static void go_on_alone(List *shares);
 static char *share_name(const char *rebuild, int share);
 static char *rebuild_name(int shares);
+static bool name_is_free(const char *name, int shares);
 
 /* Starts the rebuild of a projection, which the caller has locked. */
 void
@@ -384,20 +385,35 @@ share_name(const char *rebuild, int share)
 	return share == 0 ? pstrdup(rebuild) : psprintf("%s_%d", rebuild, share);
 }
 
-/* A name that neither a schema nor, for any of its shares, a projection has. */
+/*
+ * A name that neither a schema nor, for any of its shares, a projection has.
+ * What is begun at the same time cannot be seen yet, but has its name locked.
+ */
 static char *
 rebuild_name(int shares)
 {
 	for (int n = 1;; n++)
 	{
 		char	   *name = psprintf("daybook_rebuild_%d", n);
-		bool		is_free = !OidIsValid(get_namespace_oid(name, true));
 
 		CHECK_FOR_INTERRUPTS();
-		for (int share = 0; is_free && share < shares; share++)
-			is_free = ProjectionLoad(share_name(name, share)) == NULL;
-		if (is_free)
+		/* it may have come to be before the lock was free */
+		if (name_is_free(name, shares) && ProjectionLockIfFree(name) &&
+			name_is_free(name, shares))
 			return name;
 		pfree(name);
 	}
+}
+
+static bool
+name_is_free(const char *name, int shares)
+{
+	if (OidIsValid(get_namespace_oid(name, true)))
+		return false;
+	for (int share = 0; share < shares; share++)
+	{
+		if (ProjectionLoad(share_name(name, share)) != NULL)
+			return false;
+	}
+	return true;
 }
