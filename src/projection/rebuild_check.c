@@ -13,12 +13,15 @@
 
 #include "access/table.h"
 #include "catalog/heap.h"
+#include "catalog/pg_inherits.h"
 #include "projection/projection.h"
+#include "utils/syscache.h"
 
-static bool arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared);
+static Oid	first_shared(const Projection *projection, const Projection *other);
+static List *all_parts(ArrayType *tables);
 static bool array_has_relation(ArrayType *array, Oid relation);
 
-/* Rows that another projection put there would not come back. */
+/* Rows that another projection put there, or into a partition, would not come back. */
 void
 CheckTablesNotShared(const Projection *projection)
 {
@@ -30,7 +33,7 @@ CheckTablesNotShared(const Projection *projection)
 		Projection *other = lfirst(lc);
 
 		if (strcmp(other->name, projection->name) != 0 && other->rebuild_of == NULL &&
-			arrays_overlap(projection->tables, other->tables, &shared))
+			OidIsValid(shared = first_shared(projection, other)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot rebuild projection \"%s\"", projection->name),
@@ -40,24 +43,36 @@ CheckTablesNotShared(const Projection *projection)
 	}
 }
 
-static bool
-arrays_overlap(ArrayType *a, ArrayType *b, Oid *shared)
+/* A table that both keep rows in, InvalidOid if there is none. */
+static Oid
+first_shared(const Projection *projection, const Projection *other)
 {
-	Oid		   *as;
-	Oid		   *bs;
-	int			na = RelationArray(a, &as);
-	int			nb = RelationArray(b, &bs);
+	List	   *parts = all_parts(projection->tables);
+	ListCell   *lc;
 
-	for (int i = 0; i < na; i++)
+	foreach(lc, all_parts(other->tables))
 	{
-		for (int j = 0; j < nb; j++)
-		{
-			*shared = as[i];
-			if (as[i] == bs[j])
-				return true;
-		}
+		if (list_member_oid(parts, lfirst_oid(lc)))
+			return lfirst_oid(lc);
 	}
-	return false;
+	return InvalidOid;
+}
+
+/* The tables, and whatever else is emptied with them. */
+static List *
+all_parts(ArrayType *tables)
+{
+	List	   *parts = NIL;
+	Oid		   *oids;
+	int			n = RelationArray(tables, &oids);
+
+	for (int i = 0; i < n; i++)
+	{
+		/* of another projection some may have been dropped */
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(oids[i])))
+			parts = list_concat_unique_oid(parts, find_all_inheritors(oids[i], NoLock, NULL));
+	}
+	return parts;
 }
 
 /* The new rows may lack what rows of other tables refer to. */
