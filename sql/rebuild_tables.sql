@@ -187,6 +187,25 @@ SELECT daybook.wait_for_projection('parts', timeout => '3min') > 0 AS reached;
 SELECT k, count(*) FROM parts GROUP BY k ORDER BY k;
 SELECT daybook.drop_projection('parts');
 
+-- a TOAST table that the columns have no use for any more
+CREATE TABLE plain (s text, note text);
+ALTER TABLE plain ALTER s SET STORAGE PLAIN, ALTER note SET STORAGE PLAIN;
+SELECT daybook.create_projection('plain', '{e}', 'INSERT INTO plain SELECT stream_id FROM new_events', '{plain}');
+SELECT daybook.wait_for_projection('plain', timeout => '3min') > 0 AS reached;
+SELECT daybook.rebuild_projection('plain');
+SELECT daybook.wait_for_projection('plain', timeout => '60s') > 0 AS reached;
+SELECT count(*) FROM plain;
+SELECT * FROM daybook.verify_projection('plain');
+-- and one that they need again
+ALTER TABLE plain ALTER note SET STORAGE EXTERNAL;
+SELECT daybook.rebuild_projection('plain');
+SELECT daybook.wait_for_projection('plain', timeout => '60s') > 0 AS reached;
+INSERT INTO plain VALUES ('long', repeat('x', 10000));
+SELECT length(note) FROM plain WHERE s = 'long';
+SELECT h.relname = 'pg_toast_' || c.oid AS named, (SELECT count(*) FROM pg_depend d WHERE d.objid = h.oid AND d.refobjid = c.oid) AS owned
+FROM pg_class c JOIN pg_class h ON h.oid = c.reltoastrelid WHERE c.oid = 'plain'::regclass;
+SELECT daybook.drop_projection('plain');
+
 -- the owner of a projection that is emptied in place has gone
 CREATE ROLE rebuild_gone;
 GRANT CREATE, USAGE ON SCHEMA rebuild_tables TO rebuild_gone;

@@ -350,14 +350,14 @@ exchange_files(Oid live_oid, Oid copy_oid)
 	CommandCounterIncrement();
 }
 
-/* Rows name the TOAST table by its OID, so the table itself changes hands. */
+/*
+ * Rows name the TOAST table by its OID, so the table itself changes hands.  One
+ * of both can be without: ALTER TABLE leaves a TOAST table that has become
+ * useless where it is.
+ */
 static void
 exchange_toast(Form_pg_class live, Form_pg_class copy)
 {
-	if (!OidIsValid(live->reltoastrelid) || !OidIsValid(copy->reltoastrelid))
-		elog(ERROR, "only one of tables %u and %u has a TOAST table", live->oid, copy->oid);
-	LockRelationOid(live->reltoastrelid, AccessExclusiveLock);
-	LockRelationOid(copy->reltoastrelid, AccessExclusiveLock);
 	EXCHANGE(Oid, reltoastrelid);
 	own_toast(live->reltoastrelid, live->oid);
 	own_toast(copy->reltoastrelid, copy->oid);
@@ -369,6 +369,9 @@ own_toast(Oid toast, Oid table)
 	ObjectAddress toast_address;
 	ObjectAddress table_address;
 
+	if (!OidIsValid(toast))
+		return;
+	LockRelationOid(toast, AccessExclusiveLock);
 	if (deleteDependencyRecordsFor(RelationRelationId, toast, false) != 1)
 		elog(ERROR, "unexpected dependencies of TOAST table %u", toast);
 	ObjectAddressSet(toast_address, RelationRelationId, toast);
