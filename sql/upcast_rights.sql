@@ -87,6 +87,24 @@ SELECT upr.value_of(:made_up);
 ROLLBACK;
 RESET ROLE;
 
+-- what an owner has lost the right to is a mismatch of that type, and nobody else's trouble
+CREATE SCHEMA upr_lib;
+GRANT USAGE ON SCHEMA upr_lib TO upr_alice;
+CREATE FUNCTION upr_lib.same(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+SET ROLE upr_alice;
+SELECT daybook.create_upcaster('upr.orders', 'Q', 1, 'upr_lib.same(jsonb)');
+RESET ROLE;
+REVOKE USAGE ON SCHEMA upr_lib FROM upr_alice;
+SELECT type, path, mismatch FROM daybook.schema_status WHERE event_table = 'upr.orders'::regclass ORDER BY 1, schema_version;
+SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
+GRANT USAGE ON SCHEMA upr_lib TO upr_alice;
+REVOKE EXECUTE ON FUNCTION upr_lib.same(jsonb) FROM PUBLIC;
+SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
+GRANT EXECUTE ON FUNCTION upr_lib.same(jsonb) TO upr_alice;
+SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
+DROP SCHEMA upr_lib CASCADE;
+SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
+
 DROP TABLE upr.stored;
 DROP VIEW upr.report, upr.orders_p;
 SELECT daybook.drop_event_table('upr.orders', force => true);

@@ -9,6 +9,10 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "compat.h"
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -20,6 +24,7 @@
 #include "schema/event_check.h"
 #include "schema/upcast.h"
 #include "user_function.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -166,16 +171,22 @@ append_steps(UpcastPath *path, int first, int end)
 		appendStringInfoChar(&path->path, ')');
 }
 
-/* Why an upcaster's function will not be run, NULL if it will. */
+/*
+ * Why an upcaster's function will not be run, NULL if it will.  A schema that
+ * is closed to the table's owner is one of the reasons, and no error here.
+ */
 static char *
 function_problem(const EventSchema *schema, const char *text)
 {
-	Oid			function = FunctionByText(text, schema->owner);
+	Oid			function = FunctionByText(text, BOOTSTRAP_SUPERUSERID);
 
 	if (!OidIsValid(function))
 		return psprintf("upcaster function %s does not exist", text);
 	if (!IsUpcasterFunction(function))
 		return psprintf("upcaster function %s is not a function that returns jsonb", text);
+	if (schema_aclcheck_compat(get_func_namespace(function), schema->owner, ACL_USAGE) != ACLCHECK_OK ||
+		function_aclcheck_compat(function, schema->owner, ACL_EXECUTE) != ACLCHECK_OK)
+		return psprintf("upcaster function %s is closed to the owner of the event table", text);
 	if (!FunctionIsTrusted(function, schema->owner))
 		return psprintf("upcaster function %s belongs to somebody else", text);
 	return NULL;
