@@ -145,7 +145,6 @@ ProjectionSetHandler(Projection *projection, FunctionCallInfo fcinfo, int arg)
 		text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
-/* The worker's command line and the name of inline triggers hold the name. */
 /* True for the first, false for the second, an error for anything else. */
 static bool
 choice_of_two(const char *argument, const char *value, const char *first, const char *second)
