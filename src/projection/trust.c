@@ -57,6 +57,8 @@ static void check_utility(Node *statement);
 static void check_ranges(List *ranges);
 static bool check_walker(Node *node, void *context);
 static void check_query(Query *query);
+static void check_types(List *types);
+static void check_type(Oid type);
 static bool check_function(Oid function, void *context);
 static void check_operator(Oid operator);
 static bool runs_code_when_read(Oid relation);
@@ -351,6 +353,18 @@ check_walker(Node *node, void *context)
 			/* its constraints call functions */
 			check_object(TypeRelationId, ((CoerceToDomain *) node)->resulttype);
 			break;
+		case T_Const:
+		case T_CoerceViaIO:
+		case T_ConvertRowtypeExpr:
+		case T_RowExpr:
+#if PG_VERSION_NUM >= 170000
+		case T_JsonExpr:
+#endif
+			check_type(exprType(node));
+			break;
+		case T_TableFunc:
+			check_types(((TableFunc *) node)->coltypes);
+			break;
 		default:
 			break;
 	}
@@ -367,12 +381,39 @@ check_query(Query *query)
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+		ListCell   *lc2;
 
 		if (rte->rtekind == RTE_RELATION &&
 			(foreach_current_index(lc) + 1 == query->resultRelation ||
 			 runs_code_when_read(rte->relid)))
 			check_object(RelationRelationId, rte->relid);
+		foreach(lc2, rte->functions)
+			check_types(lfirst_node(RangeTblFunction, lc2)->funccoltypes);
 	}
+}
+
+static void
+check_types(List *types)
+{
+	ListCell   *lc;
+
+	foreach(lc, types)
+		check_type(lfirst_oid(lc));
+}
+
+/*
+ * What a value of a type is made by, without a call that the parser knows of,
+ * can have it checked by a domain: the type itself, or one within.
+ */
+static void
+check_type(Oid type)
+{
+	Oid			element = get_element_type(type);
+
+	if (OidIsValid(element))
+		type = element;
+	if (get_typtype(type) != TYPTYPE_BASE && get_typtype(type) != TYPTYPE_ENUM)
+		check_object(TypeRelationId, type);
 }
 
 static bool
