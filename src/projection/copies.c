@@ -56,7 +56,10 @@ static void exchange_toast(Form_pg_class live, Form_pg_class copy);
 static void own_toast(Oid toast, Oid table);
 static void name_toast(Oid table);
 
-/* Why the projection cannot be rebuilt beside its tables, NULL if it can. */
+/*
+ * Why the projection cannot be rebuilt beside its tables, NULL if it can.  They
+ * are locked, so that it stays so while copies are made of them.
+ */
 char *
 CopiesObstacle(const Projection *projection)
 {
@@ -69,6 +72,7 @@ CopiesObstacle(const Projection *projection)
 
 	for (int i = 0; i < n; i++)
 	{
+		LockRelationOid(tables[i], AccessShareLock);
 		if (get_rel_name(tables[i]) == NULL)
 			return psprintf("The table with OID %u does not exist any more.", tables[i]);
 		if (!relation_ownercheck_compat(tables[i], projection->owner))
@@ -199,8 +203,11 @@ make_schema(const Projection *projection, const char *schema)
 	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(tables[i]));
-		Oid			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		Oid			owner;
 
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for relation %u", tables[i]);
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 		ReleaseSysCache(tuple);
 		grant_schema(schema, owner, "USAGE, CREATE");
 	}

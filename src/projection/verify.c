@@ -21,7 +21,6 @@
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
-#include "storage/lmgr.h"
 #include "subtransaction.h"
 #include "user_function.h"
 #include "utils/acl.h"
@@ -84,29 +83,27 @@ daybook_verify_projection(PG_FUNCTION_ARGS)
 static void
 verification_init(Verification *verification, FunctionCallInfo fcinfo)
 {
+	char	   *name;
 	char	   *obstacle;
-	Oid		   *tables;
-	int			n;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and ignore_columns of verify_projection must not be null")));
-	verification->projection = ProjectionOwned(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	verification->projection = ProjectionOwned(name);
 	obstacle = CopiesObstacle(verification->projection);
 	if (obstacle != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("projection \"%s\" cannot be verified", verification->projection->name),
+				 errmsg("projection \"%s\" cannot be verified", name),
 				 errdetail_internal("%s", obstacle)));
+	/* it may have changed, and its rows with it, while this waited for the tables' locks */
+	verification->projection = ProjectionOwned(name);
 	verification->ignore_columns = PG_GETARG_ARRAYTYPE_P_COPY(1);
 	check_streams(verification, fcinfo);
 	verification->result = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	/* a rebuild that ends meanwhile would exchange the tables */
-	n = RelationArray(verification->projection->tables, &tables);
-	for (int i = 0; i < n; i++)
-		LockRelationOid(tables[i], AccessShareLock);
 	verification->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	read_state(verification);
 }
