@@ -155,6 +155,7 @@ SELECT * FROM heir;
 SELECT * FROM daybook.verify_projection('heir');
 SELECT daybook.drop_projection('heir');
 -- an error leaves the session as it was, and nothing else behind
+SELECT count(*) AS handlers FROM pg_backend_memory_contexts WHERE name = 'daybook projection handler' \gset
 ALTER TABLE tally ADD CONSTRAINT few CHECK (n < 2) NOT VALID;
 \set VERBOSITY terse
 SELECT * FROM daybook.verify_projection('tally');
@@ -164,6 +165,7 @@ SELECT * FROM daybook.verify_projection('tally');
 ROLLBACK TO s;
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
 COMMIT;
+SELECT count(*) - :handlers AS left_over FROM pg_backend_memory_contexts WHERE name = 'daybook projection handler';
 SELECT count(*) > 0 AS goes_on FROM tally;
 \set VERBOSITY default
 

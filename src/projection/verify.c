@@ -39,6 +39,7 @@ typedef struct Verification
 {
 	const Projection *projection;
 	Projection	copy;			/* the same over copies of the tables */
+	Handler    *handler;		/* of that */
 	Snapshot	snapshot;
 	int64		end;			/* the projection's position, or of an inline one the last id */
 	ArrayType  *left_out;		/* int8[]: parked and discarded events, in order */
@@ -74,6 +75,8 @@ daybook_verify_projection(PG_FUNCTION_ARGS)
 	ResetPlanCache();
 	error = RunInSubtransaction(build_and_compare, &verification);
 	ResetPlanCache();
+	if (verification.handler != NULL)
+		HandlerFree(verification.handler);
 	if (error != NULL)
 		ReThrowError(error);
 	UnregisterSnapshot(verification.snapshot);
@@ -186,6 +189,7 @@ build_and_compare(void *arg)
 	verification->copy.live_tables = verification->projection->tables;
 	verification->copy.batch_size = Max(verification->projection->batch_size, VERIFY_BATCH_SIZE);
 	verification->copy.tables = CopiesCreate(verification->projection, psprintf(VERIFY_SCHEMA, MyProcPid), false);
+	verification->handler = HandlerMake(&verification->copy);
 	if (verification->projection->is_inline)
 		build_inline(verification);
 	else
@@ -202,7 +206,6 @@ build(Verification *verification)
 {
 	const Projection *projection = &verification->copy;
 	EventFilter filter = {projection->sources, projection->categories, projection->types};
-	Handler    *handler = HandlerMake(projection);
 	ParkedStreams *sample = stream_sample(verification);
 	int64		position = projection->from_position;
 	MemoryContext batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook verification batch",
@@ -230,13 +233,12 @@ build(Verification *verification)
 		OwnerContextLeave(&owner);
 		PopActiveSnapshot();
 		if (batch.count > 0)
-			apply(handler, &batch);
+			apply(verification->handler, &batch);
 		EventBatchEnd(&batch);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(batch_context);
 	}
 	MemoryContextDelete(batch_context);
-	HandlerFree(handler);
 }
 
 /* The same where the handler ran in the appending statements. */
@@ -248,10 +250,8 @@ build_inline(Verification *verification)
 		.upto_id = verification->end,
 		.streams = stream_sample(verification)
 	};
-	Handler    *handler = HandlerMake(&verification->copy);
 
-	InlineApply(handler, &events);
-	HandlerFree(handler);
+	InlineApply(verification->handler, &events);
 }
 
 /* Returns whether there may be more. */
