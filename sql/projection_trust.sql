@@ -190,6 +190,21 @@ SELECT daybook.create_projection('public', '{trust_carol.orders}', $$INSERT INTO
 SELECT daybook.wait_for_projection('public', timeout => '3min') > 0 AS done;
 SELECT label FROM trust_t ORDER BY 1 LIMIT 2;
 SELECT daybook.drop_projection('public');
+-- plans of others that it cannot meet, since they were made for another search path, are kept
+SELECT daybook.create_projection('public', '{trust_carol.orders}', $$INSERT INTO trust_t SELECT trust_label(stream_id, version) FROM new_events$$, '{trust_t}', mode => 'inline', types => '{Kept}');
+SET ROLE trust_carol;
+SET search_path = public;
+CREATE FUNCTION trust_carol.planned() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'planned'; RETURN 1; END $$;
+PREPARE planned AS SELECT trust_carol.planned();
+SET plan_cache_mode = force_generic_plan;
+INSERT INTO trust_carol.orders (stream_id, type) VALUES ('order-1', 'Kept');
+EXECUTE planned;
+INSERT INTO trust_carol.orders (stream_id, type) VALUES ('order-1', 'Kept');
+EXECUTE planned;
+RESET plan_cache_mode;
+RESET search_path;
+SET ROLE trust_dave;
+SELECT daybook.drop_projection('public');
 RESET ROLE;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 

@@ -63,6 +63,13 @@ typedef bool UpdateIndexes;
 	pg_proc_aclcheck(function, role, mode)
 #endif
 
+/* search paths as the plan cache keeps them were renamed in 17 */
+#if PG_VERSION_NUM < 170000
+#define SearchPathMatcher OverrideSearchPath
+#define GetSearchPathMatcher GetOverrideSearchPath
+#define SearchPathMatchesCurrentEnvironment OverrideSearchPathMatchesCurrent
+#endif
+
 /* of syncrep.c alone in all of them */
 #define SyncStandbysDefined() \
 	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "optimizer/planner.h"
 #include "parser/analyze.h"
@@ -20,15 +21,11 @@
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 
-/* Of longer paths, all that begin so are taken for the same. */
-#define MAX_PATH_SCHEMAS	16
-
 /* A search path that handlers of the owner have had in this session. */
 typedef struct HandlerPath
 {
 	Oid			owner;
-	int			count;
-	Oid			schemas[MAX_PATH_SCHEMAS];
+	SearchPathMatcher *path;	/* as the plan cache compares them */
 	bool		has_strange_plans;	/* made by another role since */
 } HandlerPath;
 
@@ -42,8 +39,6 @@ static PlannedStmt *make_plan(Query *query, const char *text, int cursor_options
 							  ParamListInfo params);
 static void note_plan(void);
 static void add_path(Oid owner);
-static void get_path(HandlerPath *path);
-static bool same_path(const HandlerPath *a, const HandlerPath *b);
 
 void
 TrustPlansInit(void)
@@ -97,18 +92,14 @@ make_plan(Query *query, const char *text, int cursor_options, ParamListInfo para
 static void
 note_plan(void)
 {
-	HandlerPath current;
 	ListCell   *lc;
 
-	if (paths == NIL)
-		return;
-	get_path(&current);
 	foreach(lc, paths)
 	{
 		HandlerPath *path = lfirst(lc);
 
-		if (path->owner != GetUserId() && same_path(path, &current))
-			path->has_strange_plans = true;
+		if (path->owner != GetUserId() && !path->has_strange_plans)
+			path->has_strange_plans = SearchPathMatchesCurrentEnvironment(path->path);
 	}
 }
 
@@ -116,36 +107,21 @@ note_plan(void)
 static void
 add_path(Oid owner)
 {
-	HandlerPath current;
 	HandlerPath *path;
 	MemoryContext caller;
 	ListCell   *lc;
 
-	get_path(&current);
 	foreach(lc, paths)
 	{
 		path = lfirst(lc);
-		if (path->owner == owner && same_path(path, &current))
+		if (path->owner == owner && SearchPathMatchesCurrentEnvironment(path->path))
 			return;
 	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
 	path = palloc(sizeof(HandlerPath));
-	*path = current;
 	path->owner = owner;
+	path->path = GetSearchPathMatcher(TopMemoryContext);
 	path->has_strange_plans = true;
 	paths = lappend(paths, path);
 	MemoryContextSwitchTo(caller);
-}
-
-static void
-get_path(HandlerPath *path)
-{
-	memset(path, 0, sizeof(HandlerPath));
-	path->count = fetch_search_path_array(path->schemas, MAX_PATH_SCHEMAS);
-}
-
-static bool
-same_path(const HandlerPath *a, const HandlerPath *b)
-{
-	return a->count == b->count && memcmp(a->schemas, b->schemas, sizeof(a->schemas)) == 0;
 }
