@@ -187,6 +187,19 @@ SELECT daybook.wait_for_projection('parts', timeout => '3min') > 0 AS reached;
 SELECT k, count(*) FROM parts GROUP BY k ORDER BY k;
 SELECT daybook.drop_projection('parts');
 
+-- a foreign key to a partitioned table
+CREATE TABLE kinds (type text, part int, PRIMARY KEY (type, part)) PARTITION BY LIST (part);
+CREATE TABLE kinds_1 PARTITION OF kinds FOR VALUES IN (1);
+INSERT INTO kinds VALUES ('T', 1);
+CREATE TABLE kinded (id bigint, type text, part int, FOREIGN KEY (type, part) REFERENCES kinds);
+SELECT daybook.create_projection('kinded', '{e}', 'INSERT INTO kinded SELECT id, type, 1 FROM new_events', '{kinded}');
+SELECT daybook.wait_for_projection('kinded', timeout => '3min') > 0 AS reached;
+SELECT daybook.rebuild_projection('kinded');
+SELECT daybook.wait_for_projection('kinded', timeout => '60s') > 0 AS reached;
+SELECT rebuilt_at IS NOT NULL AS rebuilt FROM daybook.projection_status WHERE name = 'kinded';
+SELECT count(*) FROM kinded;
+SELECT daybook.drop_projection('kinded');
+
 -- a TOAST table that the columns have no use for any more
 CREATE TABLE plain (s text, note text);
 ALTER TABLE plain ALTER s SET STORAGE PLAIN, ALTER note SET STORAGE PLAIN;

@@ -47,7 +47,8 @@ COMMENT ON FUNCTION daybook.rebuild_obstacle(regclass[]) IS
 
 -- The commands that make empty copies of tables, in order, and as whom to run
 -- them.  Keys and indexes get the names of the originals.  Foreign keys to
--- other tables than these are copied if asked for.
+-- other tables than these are copied if asked for; one to a partitioned table
+-- makes those to its partitions.
 CREATE FUNCTION daybook.copy_commands(tables regclass[], copies text, foreign_keys boolean) RETURNS TABLE (owner oid, command text)
 LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
 SET search_path = pg_catalog, pg_temp
@@ -114,7 +115,7 @@ AS $$
 			format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.copy, k.conname,
 				CASE WHEN r.oid IS NULL THEN pg_get_constraintdef(k.oid)
 				ELSE replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.live || '(', ' REFERENCES ' || r.copy || '(') END)
-		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
+		FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0
 		LEFT JOIN t r ON r.oid = k.confrelid
 		WHERE r.oid IS NOT NULL OR $3
 		UNION ALL
@@ -175,7 +176,7 @@ AS $$
 		UNION ALL
 		SELECT t.n, k.conrelid = t.copy, 'Constraint ' || quote_ident(k.conname),
 			regexp_replace(replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.copy_name || '(', ' REFERENCES ' || r.live_name || '('), ' NOT VALID$', '')
-		FROM t JOIN pg_constraint k ON k.conrelid IN (t.live, t.copy) AND k.contype IN ('c', 'f', 'p', 'u', 'x')
+		FROM t JOIN pg_constraint k ON k.conrelid IN (t.live, t.copy) AND k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
 		LEFT JOIN t f ON f.copy = k.confrelid
 		CROSS JOIN LATERAL (SELECT coalesce(f.copy_name, '') AS copy_name, coalesce(f.live_name, '') AS live_name) r
 		UNION ALL
