@@ -21,6 +21,7 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
@@ -48,6 +49,7 @@ static SPITupleTable *run_query(const char *query, Oid type1, Datum value1,
 								Oid type2, Datum value2, bool flag);
 static void run_as_owner(Oid owner, const char *command);
 static ArrayType *relation_array(Oid *relations, int n);
+static List *referenced_tables(Oid table);
 static void refuse_altered(const Projection *projection, ArrayType *copies);
 pg_noreturn static void report_altered(const Projection *projection, const char *detail);
 static void exchange_pair(const Projection *projection, Oid live, Oid copy);
@@ -259,21 +261,48 @@ relation_array(Oid *relations, int n)
 	return construct_array(values, n, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT);
 }
 
-/* Gives up soon rather than have everybody wait behind a long query. */
+/*
+ * Gives up soon rather than have everybody wait behind a long query.  The
+ * copies' foreign keys to other tables are dropped with them, which locks these
+ * as well.
+ */
 void
 CopiesLockForExchange(const Projection *projection, ArrayType *copies)
 {
 	Oid		   *oids;
 	int			n = RelationArray(projection->tables, &oids);
 	int			guc_level = NewGUCNestLevel();
+	ListCell   *lc;
 
 	set_for_now("lock_timeout", EXCHANGE_LOCK_TIMEOUT);
 	for (int i = 0; i < n; i++)
 		LockRelationOid(oids[i], AccessExclusiveLock);
-	AtEOXact_GUC(false, guc_level);
 	n = RelationArray(copies, &oids);
 	for (int i = 0; i < n; i++)
 		LockRelationOid(oids[i], AccessExclusiveLock);
+	for (int i = 0; i < n; i++)
+	{
+		foreach(lc, referenced_tables(oids[i]))
+		{
+			LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+			(void) find_all_inheritors(lfirst_oid(lc), AccessExclusiveLock, NULL);
+		}
+	}
+	AtEOXact_GUC(false, guc_level);
+}
+
+/* Tables that foreign keys of a table refer to. */
+static List *
+referenced_tables(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetFKeyList(rel))
+		result = list_append_unique_oid(result, lfirst_node(ForeignKeyCacheInfo, lc)->confrelid);
+	table_close(rel, NoLock);
+	return result;
 }
 
 /*
