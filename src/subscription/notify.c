@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "commands/async.h"
 #include "daybook.h"
+#include "error_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "subscription/notify.h"
@@ -80,6 +81,7 @@ send_notification(uint64 head)
 		EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
+		LookAtInterruptsAgain();
 		sent = false;
 	}
 	PG_END_TRY();
