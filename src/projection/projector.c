@@ -89,6 +89,7 @@ typedef struct Projector
 	DatabaseState *database;
 	MemoryContext batch_context;
 
+	bool		had_turn;		/* since the projection was claimed */
 	bool		claimed;		/* the fields below are those of the row */
 	bool		checked;		/* the position is not ahead of the log */
 	int64		generation;
@@ -183,7 +184,8 @@ daybook_projector_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	projector_init(&projector, &launch);
-	while (step != STEP_EXIT && !projector.slot->stop && !WorkerMustStop())
+	/* who is asked to leave before it has done anything does so after that */
+	while (step != STEP_EXIT && !(projector.slot->stop && projector.had_turn) && !WorkerMustStop())
 	{
 		step = project_or_fail(&projector);
 		reload_settings();
@@ -307,6 +309,7 @@ project(Projector *projector)
 	Handler    *handler = NULL;
 
 	begin_batch(projector);
+	projector->had_turn = projector->claimed;
 	StartTransactionCommand();
 	if (OidIsValid(LockDaybookExtension()))
 	{

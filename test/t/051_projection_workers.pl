@@ -57,6 +57,12 @@ is(sql(q{SELECT count(*) FILTER (WHERE state = 'waiting for a worker') >= 7 FROM
 append(10);
 caught_up('new events reach all nine');
 
+# Nor is a turn over before anything was done in it, however long a worker takes to start.
+set("daybook.max_projectors = 1\npost_auth_delay = 2");
+append(10);
+caught_up('all nine go on where workers start slowly');
+set("daybook.max_projectors = 2\npost_auth_delay = 0");
+
 # The setting can be changed while they run.
 set('daybook.max_projectors = 20');
 ok(wait_until('nine workers', sub { workers() == 9 }), 'with a higher setting each has a worker');
