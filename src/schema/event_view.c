@@ -67,14 +67,16 @@ daybook_create_event_view(PG_FUNCTION_ARGS)
 	char	   *name;
 	char	   *query;
 	int32		version;
+	Oid			view;
 
 	RequireArgument(fcinfo, 0, "event_table");
 	table = OpenReadableEventTable(PG_GETARG_OID(0));
 	query = view_query(table, type, newest_payload_type(table, type, &version));
 	name = view_name(table, type);
 	create_view(table, type, version, name, query);
+	view = get_relname_relid(name, RelationGetNamespace(table));
 	table_close(table, NoLock);
-	PG_RETURN_OID(get_relname_relid(name, RelationGetNamespace(table)));
+	PG_RETURN_OID(view);
 }
 
 /* Replaces the view that is there only if it was made for the same type of the same table. */
