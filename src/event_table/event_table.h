@@ -59,6 +59,7 @@ typedef enum EventKey
 extern EventKey EventKeyOfIndex(Oid index_oid);
 extern const EventTable *LookUpEventTable(Relation rel);
 extern const EventTable *RequireEventTable(Relation rel);
+extern bool IsEventTable(Oid relid);
 extern const EventTable *RequireVersionTrigger(Relation rel);
 extern bool EventTableIsLogged(Relation rel);
 

@@ -11,6 +11,7 @@
 #include "access/table.h"
 #include "catalog/index.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "commands/defrem.h"
@@ -82,6 +83,23 @@ EventTableIsLogged(Relation rel)
 	entry = hash_search(cache, &relid, HASH_FIND, NULL);
 	entry->registered = true;
 	return true;
+}
+
+/* The lock on a table is kept to the end of the transaction. */
+bool
+IsEventTable(Oid relid)
+{
+	Relation	rel;
+	bool		result;
+
+	if (get_rel_relkind(relid) != RELKIND_RELATION)
+		return false;
+	rel = try_table_open(relid, AccessShareLock);
+	if (rel == NULL)
+		return false;
+	result = LookUpEventTable(rel)->is_event_table;
+	table_close(rel, NoLock);
+	return result;
 }
 
 /* LookUpEventTable(), with an error for a relation that is not an event table. */

@@ -8,7 +8,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/transam.h"
 #include "arguments.h"
 #include "catalog/dependency.h"
@@ -60,7 +59,6 @@ static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_sources(const Projection *projection);
 static void check_tables(const Projection *projection);
 static void check_not_of_system(Oid table);
-static bool is_event_table(Oid relation);
 static void check_no_duplicates(const char *argument, const Oid *relations, int n);
 static void check_is_new(const char *name);
 static void store_projection(Projection *projection);
@@ -211,7 +209,7 @@ check_sources(const Projection *projection)
 	{
 		AclMode		missing;
 
-		if (!is_event_table(sources[i]))
+		if (!IsEventTable(sources[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("%s is not an event table", RelationText(sources[i])),
@@ -244,7 +242,7 @@ check_tables(const Projection *projection)
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("%s is not a table", RelationText(tables[i]))));
 		check_not_of_system(tables[i]);
-		if (is_event_table(tables[i]))
+		if (IsEventTable(tables[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("event table %s cannot be the table of a projection", RelationText(tables[i])),
@@ -272,22 +270,6 @@ check_not_of_system(Oid table)
 				 errmsg("%s table %s cannot be the table of a projection",
 						of_system ? "system" : "daybook's own", RelationText(table)),
 				 errdetail("A rebuild empties a projection's tables.")));
-}
-
-static bool
-is_event_table(Oid relation)
-{
-	Relation	rel;
-	bool		result;
-
-	if (get_rel_relkind(relation) != RELKIND_RELATION)
-		return false;
-	rel = try_table_open(relation, AccessShareLock);
-	if (rel == NULL)
-		return false;
-	result = LookUpEventTable(rel)->is_event_table;
-	table_close(rel, NoLock);
-	return result;
 }
 
 static void

@@ -7,9 +7,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "arguments.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "event_table/event_table.h"
@@ -47,7 +45,6 @@ static ArrayType *list_argument(FunctionCallInfo fcinfo, int arg);
 static void check_numbers(const Subscription *sub);
 static void check_sources(const Subscription *sub);
 pg_noreturn static void report_no_event_table(Oid relation);
-static bool is_event_table(Oid relation);
 static void delete_rows(const char *table, const char *index, const char *name);
 static void store_consumers(Subscription *sub, const Oid *roles, int n);
 
@@ -145,7 +142,7 @@ check_sources(const Subscription *sub)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (!is_event_table(sources[i]))
+		if (!IsEventTable(sources[i]))
 			report_no_event_table(sources[i]);
 		CheckEventTableReadable(sources[i]);
 		for (int j = 0; j < i; j++)
@@ -170,22 +167,6 @@ report_no_event_table(Oid relation)
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("\"%s\" is not an event table", name),
 			 errhint("Make event tables with daybook.create_event_table().")));
-}
-
-static bool
-is_event_table(Oid relation)
-{
-	Relation	rel;
-	bool		result;
-
-	if (get_rel_relkind(relation) != RELKIND_RELATION)
-		return false;
-	rel = try_table_open(relation, AccessShareLock);
-	if (rel == NULL)
-		return false;
-	result = LookUpEventTable(rel)->is_event_table;
-	table_close(rel, NoLock);
-	return result;
 }
 
 /* Waits for the transactions of its consumers. */
