@@ -17,7 +17,7 @@
 #include "projection/projection.h"
 #include "utils/syscache.h"
 
-static Oid	first_shared(const Projection *projection, const Projection *other);
+static Oid	first_among(ArrayType *tables, const List *parts);
 static List *all_parts(ArrayType *tables);
 static bool array_has_relation(ArrayType *array, Oid relation);
 
@@ -25,15 +25,18 @@ static bool array_has_relation(ArrayType *array, Oid relation);
 void
 CheckTablesNotShared(const Projection *projection)
 {
+	List	   *parts = all_parts(projection->tables);
 	ListCell   *lc;
-	Oid			shared;
 
 	foreach(lc, ProjectionLoadAll())
 	{
 		Projection *other = lfirst(lc);
+		Oid			shared;
 
-		if (strcmp(other->name, projection->name) != 0 && other->rebuild_of == NULL &&
-			OidIsValid(shared = first_shared(projection, other)))
+		if (strcmp(other->name, projection->name) == 0 || other->rebuild_of != NULL)
+			continue;
+		shared = first_among(other->tables, parts);
+		if (OidIsValid(shared))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot rebuild projection \"%s\"", projection->name),
@@ -43,14 +46,13 @@ CheckTablesNotShared(const Projection *projection)
 	}
 }
 
-/* A table that both keep rows in, InvalidOid if there is none. */
+/* One of the tables' parts that is among these, InvalidOid if there is none. */
 static Oid
-first_shared(const Projection *projection, const Projection *other)
+first_among(ArrayType *tables, const List *parts)
 {
-	List	   *parts = all_parts(projection->tables);
 	ListCell   *lc;
 
-	foreach(lc, all_parts(other->tables))
+	foreach(lc, all_parts(tables))
 	{
 		if (list_member_oid(parts, lfirst_oid(lc)))
 			return lfirst_oid(lc);
