@@ -19,6 +19,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "position_list.h"
 #include "projection/projection.h"
 #include "replay/event_reader.h"
 #include "subtransaction.h"
@@ -289,22 +290,10 @@ fill_batch(Verification *verification, EventReader *reader, EventBatch *batch, P
 static bool
 is_left_out(const Verification *verification, int64 position)
 {
-	int64	   *positions = (int64 *) ARR_DATA_PTR(verification->left_out);
-	int			low = 0;
-	int			high = ArrayGetNItems(ARR_NDIM(verification->left_out), ARR_DIMS(verification->left_out));
+	ArrayType  *left_out = verification->left_out;
 
-	while (low < high)
-	{
-		int			middle = low + (high - low) / 2;
-
-		if (positions[middle] == position)
-			return true;
-		if (positions[middle] < position)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return false;
+	return PositionIsAmong((int64 *) ARR_DATA_PTR(left_out),
+						   ArrayGetNItems(ARR_NDIM(left_out), ARR_DIMS(left_out)), position);
 }
 
 static void

@@ -26,6 +26,7 @@
 #include "daybook.h"
 #include "error_class.h"
 #include "miscadmin.h"
+#include "position_list.h"
 #include "storage/bufmgr.h"
 #include "subscription/batch.h"
 #include "utils/rel.h"
@@ -84,7 +85,6 @@ static char *unreadable_reason(const LogEvent *event);
 static BatchStream *stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
 								   const StreamKey *key, const LogEvent *event);
 static bool is_set_aside(const Batch *batch, const BatchPartition *part, int64 position);
-static bool contains(const int64 *positions, int n, int64 position);
 static BatchStream *enter_stream(Batch *batch, const StreamKey *key, HeldStream *row);
 static BatchStream *find_held(Batch *batch, BatchPartition *part, const StreamKey *key);
 static void park_suspect(Batch *batch, BatchPartition *part, BatchStream *stream, int64 position);
@@ -450,28 +450,8 @@ stream_to_park(Batch *batch, BatchPartition *part, BatchStream *stream,
 static bool
 is_set_aside(const Batch *batch, const BatchPartition *part, int64 position)
 {
-	return contains(part->queued, part->nqueued, position) ||
-		contains(batch->discarded, batch->ndiscarded, position);
-}
-
-static bool
-contains(const int64 *positions, int n, int64 position)
-{
-	int			low = 0;
-	int			high = n;
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (positions[middle] == position)
-			return true;
-		if (positions[middle] < position)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return false;
+	return PositionIsAmong(part->queued, part->nqueued, position) ||
+		PositionIsAmong(batch->discarded, batch->ndiscarded, position);
 }
 
 static BatchStream *
