@@ -22,6 +22,7 @@
 #include "replication/logicalworker.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -108,9 +109,9 @@ MakeEventRow(Relation rel, TupleTableSlot *slot)
 
 	if (!make_event(&event, table, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
 		elog(ERROR, "row for event table \"%s\" was passed over", RelationGetRelationName(rel));
+	/* the session's, which users' code may change before the row is stored */
+	VALUE(&event, EVENT_RECORDED_BY) = datumCopy(VALUE(&event, EVENT_RECORDED_BY), false, -1);
 	ExecStoreVirtualTuple(slot);
-	/* what the session keeps, and users' code may change before the row is stored, is in it */
-	ExecMaterializeSlot(slot);
 }
 
 /*

@@ -13,6 +13,7 @@
 #include "excerpt.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -62,7 +63,7 @@ AssignSessionMetadata(const char *newval, void *extra)
 
 /*
  * Puts the session's metadata under the event's own, whose keys win.  Returns
- * whether *metadata was set.
+ * whether *metadata was set, to a copy that the setting's next change leaves.
  */
 bool
 MergeSessionMetadata(Datum *metadata, bool is_null)
@@ -84,7 +85,7 @@ MergeSessionMetadata(Datum *metadata, bool is_null)
 		memcpy(session_metadata, parsed, VARSIZE(parsed));
 	}
 	if (is_null)
-		*metadata = JsonbPGetDatum(session_metadata);
+		*metadata = datumCopy(JsonbPGetDatum(session_metadata), false, -1);
 	else
 	{
 		Jsonb	   *own = DatumGetJsonbP(*metadata);
