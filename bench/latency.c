@@ -2,12 +2,14 @@
  * latency.c
  *	  How long after its COMMIT an event has come to where it is waited for.
  *
- *	  latency CONNECTION plain|daybook|both RATE SECONDS PAYLOAD
+ *	  latency CONNECTION plain|plain_row|daybook|daybook_both RATE SECONDS PAYLOAD KEEP
  *
  * Sessions append at RATE events a second in all.  With daybook each then
  * waits for the projection "balance" to have its own event; with plain the
  * transaction says NOTIFY, and one session that listens notes the arrival;
- * with both the same transaction is waited for in both ways.
+ * with daybook_both the same transaction is waited for in both ways.  With
+ * plain_row the session that listens brings a table up to date by the statement
+ * KEEP, whose $1 is the new ids, and notes when that is committed.
  * The time is taken from when COMMIT is sent, so it has the commit in it.
  */
 #include <libpq-fe.h>
@@ -19,11 +21,14 @@
 #include <time.h>
 
 #define SESSIONS 16
+#define MAX_ARRIVALS 1000		/* noted together */
+#define MAX_ID 21				/* characters, with a comma */
 
 static const char *connection;
 static const char *payload;
 static int	daybook;
 static int	notify;
+static int	keep_rows;
 static int	count;				/* events of one session */
 static double interval;			/* seconds between two of its events */
 static double begin;
@@ -86,11 +91,12 @@ append(void *arg)
 	char		version[32];
 	char		message[64];
 	const char *values[] = {stream, payload, version};
+	PGresult   *appended;
 
 	check(conn, PQexec(conn, "SET client_min_messages = error"));
 	check(conn, PQprepare(conn, "append", daybook ?
 						  "INSERT INTO event (stream_id, type, data) VALUES ($1, 'OrderPlaced', $2)" :
-						  "INSERT INTO plain_event (stream_id, type, data, version) VALUES ($1, 'OrderPlaced', $2, $3)",
+						  "INSERT INTO plain_event (stream_id, type, data, version) VALUES ($1, 'OrderPlaced', $2, $3) RETURNING id",
 						  0, NULL));
 	check(conn, PQprepare(conn, "wait", "SELECT daybook.wait_for_projection('balance')", 0, NULL));
 	for (int i = 0; i < count; i++)
@@ -101,12 +107,14 @@ append(void *arg)
 		snprintf(stream, sizeof(stream), "order-%d", number % 1000 + 1);
 		snprintf(version, sizeof(version), "%ld", (long) time(NULL) * 1000000 + number);
 		check(conn, PQexec(conn, "BEGIN"));
-		check(conn, PQexecPrepared(conn, "append", daybook ? 2 : 3, values, NULL, NULL, 0));
+		appended = PQexecPrepared(conn, "append", daybook ? 2 : 3, values, NULL, NULL, 0);
 		if (notify)
 		{
-			snprintf(message, sizeof(message), "NOTIFY latency, '%d'", number);
+			snprintf(message, sizeof(message), "NOTIFY latency, '%d %s'", number,
+					 daybook ? "" : PQgetvalue(appended, 0, 0));
 			check(conn, PQexec(conn, message));
 		}
+		check(conn, appended);
 		sent[number] = now();
 		check(conn, PQexec(conn, "COMMIT"));
 		if (daybook)
@@ -119,6 +127,36 @@ append(void *arg)
 	return NULL;
 }
 
+/* Brings the table up to date with the events of these ids, each after a comma. */
+static void
+keep(PGconn *conn, const char *ids)
+{
+	char		array[MAX_ARRIVALS * MAX_ID + 2];
+	const char *values[] = {array};
+
+	snprintf(array, sizeof(array), "{%s}", ids + 1);
+	check(conn, PQexecPrepared(conn, "keep", 1, values, NULL, NULL, 0));
+}
+
+/* Notifications that have come while rows were kept are not waited for. */
+static PGnotify *
+next_arrival(PGconn *conn, int wait)
+{
+	PGnotify   *arrival;
+
+	while ((arrival = PQnotifies(conn)) == NULL && wait)
+	{
+		struct pollfd socket = {PQsocket(conn), POLLIN, 0};
+
+		if (poll(&socket, 1, 30000) == 0 || !PQconsumeInput(conn))
+		{
+			fprintf(stderr, "notifications have not come\n");
+			exit(1);
+		}
+	}
+	return arrival;
+}
+
 /* Notes arrivals until all have come. */
 static void *
 listen_for_all(void *arg)
@@ -128,20 +166,26 @@ listen_for_all(void *arg)
 
 	while (missing > 0)
 	{
-		struct pollfd socket = {PQsocket(conn), POLLIN, 0};
+		int			numbers[MAX_ARRIVALS];
+		char		ids[MAX_ARRIVALS * MAX_ID] = "";
+		size_t		length = 0;
+		int			taken = 0;
+		double		when;
 		PGnotify   *arrival;
 
-		if (poll(&socket, 1, 30000) == 0 || !PQconsumeInput(conn))
+		while (taken < MAX_ARRIVALS && (arrival = next_arrival(conn, taken == 0)) != NULL)
 		{
-			fprintf(stderr, "%d notifications have not come\n", missing);
-			exit(1);
-		}
-		while ((arrival = PQnotifies(conn)) != NULL)
-		{
-			notified[atoi(arrival->extra)] = now();
+			numbers[taken++] = atoi(arrival->extra);
+			length += snprintf(ids + length, sizeof(ids) - length, ",%s",
+							   strchr(arrival->extra, ' ') + 1);
 			PQfreemem(arrival);
-			missing--;
 		}
+		if (keep_rows)
+			keep(conn, ids);
+		when = now();
+		missing -= taken;
+		while (taken > 0)
+			notified[numbers[--taken]] = when;
 	}
 	return NULL;
 }
@@ -172,11 +216,12 @@ main(int argc, char **argv)
 	int			total;
 	double		end;
 
-	if (argc != 6)
+	if (argc != 7)
 		return 2;
 	connection = argv[1];
-	daybook = strcmp(argv[2], "plain") != 0;
+	daybook = strncmp(argv[2], "daybook", 7) == 0;
 	notify = strcmp(argv[2], "daybook") != 0;
+	keep_rows = strcmp(argv[2], "plain_row") == 0;
 	count = atoi(argv[3]) * atoi(argv[4]) / SESSIONS;
 	interval = (double) SESSIONS / atoi(argv[3]);
 	payload = argv[5];
@@ -189,6 +234,8 @@ main(int argc, char **argv)
 	{
 		PGconn	   *conn = connect_or_die();
 
+		if (keep_rows)
+			check(conn, PQprepare(conn, "keep", argv[6], 0, NULL));
 		check(conn, PQexec(conn, "LISTEN latency"));
 		pthread_create(&threads[SESSIONS], NULL, listen_for_all, conn);
 	}

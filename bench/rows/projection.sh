@@ -144,9 +144,10 @@ row_workers() {
 
 # With both, NOTIFY and daybook wait for the same commits and are recorded side by side.
 measure_latency() {
-	local name value output
+	local name value output keep
+	keep=$(fold_into_balance "plain_event WHERE id = ANY (\$1::bigint[])")
 	output=$("$work/bench/latency" "host=$server port=$server_port user=postgres dbname=$database options='-c synchronous_commit=$mode'" \
-		"$1" 1000 "$SECONDS_OF_LATENCY" "$payload") || die "latency: $output"
+		"$1" 1000 "$SECONDS_OF_LATENCY" "$payload" "${keep//balance/plain_balance}") || die "latency: $output"
 	rate=$(sed -n 's/^rate //p' <<<"$output")
 	done=$(sed -n 's/^events //p' <<<"$output")
 	if [ "$round" -eq 0 ]; then return 0; fi
@@ -165,8 +166,8 @@ row_latency() {
 	for mode in $MODES; do
 		make_event_tables
 		sql -o /dev/null -v batch=1000 -f "$bench/balance.sql"
-		sql -c "VACUUM (ANALYZE)"
-		take_turns "synchronous_commit $mode" $((SECONDS_OF_LATENCY * 1000)) measure_latency plain daybook
+		sql -c "CREATE TABLE plain_balance (LIKE balance INCLUDING ALL)" -c "VACUUM (ANALYZE)"
+		take_turns "synchronous_commit $mode" $((SECONDS_OF_LATENCY * 1000)) measure_latency plain plain_row daybook
 		take_turns "synchronous_commit $mode, the same commits" $((SECONDS_OF_LATENCY * 1000)) measure_latency daybook_both
 	done
 }
