@@ -28,7 +28,6 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -398,29 +397,6 @@ DaybookTypeOid(const char *name)
 	if (!OidIsValid(type))
 		elog(ERROR, "type daybook.%s does not exist", name);
 	return type;
-}
-
-/* The elements of a regclass[]; returns their number. */
-int
-RelationArray(ArrayType *array, Oid **relations)
-{
-	int			n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
-
-	/* Oid elements without nulls lie there as a C array */
-	Assert(ARR_ELEMTYPE(array) == REGCLASSOID && !array_contains_nulls(array));
-	*relations = (Oid *) ARR_DATA_PTR(array);
-	return n;
-}
-
-/* A relation's name, qualified and quoted for use in SQL and in messages. */
-char *
-RelationText(Oid relation)
-{
-	char	   *name = get_rel_name(relation);
-
-	if (name == NULL)
-		return psprintf("%u", relation);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 }
 
 /* Begins a scan for the row of one projection, or of all where name is NULL. */

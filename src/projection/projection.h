@@ -113,8 +113,11 @@ extern void ProgressDelete(const char *name);
 extern void ProgressTryAgain(ProjectionProgress *progress);
 extern void ProgressClearError(ProjectionProgress *progress);
 extern Oid	DaybookTypeOid(const char *name);
+
+/* relations.c */
 extern int	RelationArray(ArrayType *array, Oid **relations);
 extern char *RelationText(Oid relation);
+extern List *RelationParts(ArrayType *array);
 
 /* An event's place, as shown in errors. */
 typedef struct EventPlace

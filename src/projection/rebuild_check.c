@@ -13,19 +13,16 @@
 
 #include "access/table.h"
 #include "catalog/heap.h"
-#include "catalog/pg_inherits.h"
 #include "projection/projection.h"
-#include "utils/syscache.h"
 
 static Oid	first_among(ArrayType *tables, const List *parts);
-static List *all_parts(ArrayType *tables);
 static bool array_has_relation(ArrayType *array, Oid relation);
 
 /* Rows that another projection put there, or into a partition, would not come back. */
 void
 CheckTablesNotShared(const Projection *projection)
 {
-	List	   *parts = all_parts(projection->tables);
+	List	   *parts = RelationParts(projection->tables);
 	ListCell   *lc;
 
 	foreach(lc, ProjectionLoadAll())
@@ -52,29 +49,12 @@ first_among(ArrayType *tables, const List *parts)
 {
 	ListCell   *lc;
 
-	foreach(lc, all_parts(tables))
+	foreach(lc, RelationParts(tables))
 	{
 		if (list_member_oid(parts, lfirst_oid(lc)))
 			return lfirst_oid(lc);
 	}
 	return InvalidOid;
-}
-
-/* The tables, and whatever else is emptied with them. */
-static List *
-all_parts(ArrayType *tables)
-{
-	List	   *parts = NIL;
-	Oid		   *oids;
-	int			n = RelationArray(tables, &oids);
-
-	for (int i = 0; i < n; i++)
-	{
-		/* of another projection some may have been dropped */
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(oids[i])))
-			parts = list_concat_unique_oid(parts, find_all_inheritors(oids[i], NoLock, NULL));
-	}
-	return parts;
 }
 
 /* The new rows may lack what rows of other tables refer to. */
