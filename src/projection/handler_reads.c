@@ -13,21 +13,24 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "nodes/nodeFuncs.h"
 #include "projection/projection.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 
-static bool reads_walker(Node *node, void *tables);
-static bool query_reads(const Query *query, ArrayType *tables);
+static bool reads_walker(Node *node, void *parts);
+static bool query_reads(const Query *query, const List *parts);
 static bool finds_rows_missing(const Query *query);
 static bool is_locked(const Query *query, int rti);
-static bool function_may_read(Oid function, void *tables);
+static bool has_part_among(Oid relation, const List *parts);
+static bool function_may_read(Oid function, void *parts);
 
 bool
 HandlerMayRead(SPIPlanPtr plan, ArrayType *tables)
 {
+	List	   *parts = RelationParts(tables);
 	ListCell   *lc;
 
 	foreach(lc, SPI_plan_get_plan_sources(plan))
@@ -37,7 +40,7 @@ HandlerMayRead(SPIPlanPtr plan, ArrayType *tables)
 
 		foreach(lc2, source->query_list)
 		{
-			if (reads_walker(lfirst(lc2), tables))
+			if (reads_walker(lfirst(lc2), parts))
 				return true;
 		}
 	}
@@ -45,23 +48,20 @@ HandlerMayRead(SPIPlanPtr plan, ArrayType *tables)
 }
 
 static bool
-reads_walker(Node *node, void *tables)
+reads_walker(Node *node, void *parts)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
-		return query_reads((Query *) node, tables) ||
-			query_tree_walker((Query *) node, reads_walker, tables, 0);
-	return check_functions_in_node(node, function_may_read, tables) ||
-		expression_tree_walker(node, reads_walker, tables);
+		return query_reads((Query *) node, parts) ||
+			query_tree_walker((Query *) node, reads_walker, parts, 0);
+	return check_functions_in_node(node, function_may_read, parts) ||
+		expression_tree_walker(node, reads_walker, parts);
 }
 
 static bool
-query_reads(const Query *query, ArrayType *tables)
+query_reads(const Query *query, const List *parts)
 {
-	Oid		   *oids;
-	int			n = RelationArray(tables, &oids);
-
 	/* what a command does cannot be seen, but for NOTIFY */
 	if (query->commandType == CMD_UTILITY)
 		return !IsA(query->utilityStmt, NotifyStmt);
@@ -75,11 +75,8 @@ query_reads(const Query *query, ArrayType *tables)
 			(query->onConflict != NULL && rti == query->onConflict->exclRelIndex) ||
 			is_locked(query, rti))
 			continue;
-		for (int i = 0; i < n; i++)
-		{
-			if (oids[i] == rte->relid)
-				return true;
-		}
+		if (has_part_among(rte->relid, parts))
+			return true;
 	}
 	return false;
 }
@@ -118,9 +115,23 @@ is_locked(const Query *query, int rti)
 	return false;
 }
 
+/* A partition may be read as itself or as part of its parent. */
+static bool
+has_part_among(Oid relation, const List *parts)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
+	{
+		if (list_member_oid(parts, lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
 /* What users' functions do cannot be seen. */
 static bool
-function_may_read(Oid function, void *tables)
+function_may_read(Oid function, void *parts)
 {
 	return function >= FirstNormalObjectId && func_volatile(function) != PROVOLATILE_IMMUTABLE;
 }
