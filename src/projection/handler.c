@@ -68,6 +68,8 @@ static void check_permissions(SPIPlanPtr plan, QueryEnvironment *environment);
 static bool resolve_function(const Projection *projection, FmgrInfo *function);
 static SPIPlanPtr prepare_sql(const Projection *projection);
 static SPIPlanPtr keep_plan(SPIPlanPtr plan);
+static void make_plan(Handler *handler);
+static void forget_old_plan(Handler *handler);
 static EphemeralNamedRelation new_events_relation(EventBatch *batch, double rows);
 static void register_new_events(EventBatch *batch, double rows);
 static void run_as_owner(Handler *handler, EventBatch *batch, HandlerWork work);
@@ -534,6 +536,34 @@ keep_plan(SPIPlanPtr plan)
 }
 
 static void
+make_plan(Handler *handler)
+{
+	SPIPlanPtr	plan = prepare_sql(handler->projection);
+
+	/* first, since a plan that is there is not looked into again */
+	handler->may_read = HandlerMayRead(plan, handler->projection->tables);
+	handler->plan = keep_plan(plan);
+}
+
+/*
+ * With a view or a partition that has been replaced, say, the text may have
+ * come to read other tables.  A plan that runs further out has to stay.
+ */
+static void
+forget_old_plan(Handler *handler)
+{
+	if (handler->plan == NULL || SPI_plan_is_valid(handler->plan))
+		return;
+	if (handler->running > 1)
+		handler->may_read = true;
+	else
+	{
+		SPI_freeplan(handler->plan);
+		handler->plan = NULL;
+	}
+}
+
+static void
 run_sql(Handler *handler, EventBatch *batch)
 {
 	SPIExecuteOptions options = {0};
@@ -541,11 +571,9 @@ run_sql(Handler *handler, EventBatch *batch)
 
 	SPI_connect();
 	register_new_events(batch, expected_rows(handler));
+	forget_old_plan(handler);
 	if (batch->stream == NULL && handler->plan == NULL)
-	{
-		handler->plan = keep_plan(prepare_sql(handler->projection));
-		handler->may_read = HandlerMayRead(handler->plan, handler->projection->tables);
-	}
+		make_plan(handler);
 	if (handler->may_read)
 		wait_for_writers(handler->projection);
 	options.dest = None_Receiver;
