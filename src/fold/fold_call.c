@@ -9,11 +9,11 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "event_table/event_source.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "nodes/makefuncs.h"
-#include "replay/event_source.h"
 #include "schema/schema_ddl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"

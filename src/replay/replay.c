@@ -9,8 +9,8 @@
 
 #include "access/table.h"
 #include "arguments.h"
+#include "event_table/event_source.h"
 #include "event_table/event_table.h"
-#include "replay/event_source.h"
 #include "replay/row_function.h"
 #include "replay/stream_reader.h"
 #include "utils/snapmgr.h"

@@ -9,12 +9,12 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "event_table/event_source.h"
 #include "event_table/event_table.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "replay/event_source.h"
 #include "schema/distinct_names.h"
 #include "schema/event_check.h"
 #include "schema/upcast.h"

@@ -11,9 +11,9 @@
 #include "postgres.h"
 
 #include "catalog/objectaddress.h"
+#include "event_table/event_source.h"
 #include "event_table/event_table.h"
 #include "miscadmin.h"
-#include "replay/event_source.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
