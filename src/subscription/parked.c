@@ -14,7 +14,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
 static HeldStream *lock_stream(const Subscription *sub, const StreamKey *key, Partition *partition);
 static void retry_stream(const Subscription *sub, HeldStream *stream);
 static QueuedEvent *find_queued(const Subscription *sub, int64 position);
@@ -25,7 +24,7 @@ PG_FUNCTION_INFO_V1(daybook_subscription_discard_parked);
 Datum
 daybook_subscription_retry_parked(PG_FUNCTION_ARGS)
 {
-	Subscription *sub = begin(fcinfo, "daybook.subscription_retry_parked()");
+	Subscription *sub = SubscriptionForOwner(SubscriptionBegin(fcinfo, "daybook.subscription_retry_parked()"));
 	char	   *stream_id = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	int64		streams = 0;
 	ListCell   *lc;
@@ -48,18 +47,6 @@ daybook_subscription_retry_parked(PG_FUNCTION_ARGS)
 	}
 	ConsumersWakeAtCommit();
 	PG_RETURN_INT64(streams);
-}
-
-static Subscription *
-begin(FunctionCallInfo fcinfo, const char *function)
-{
-	char	   *name;
-
-	RefuseNull(&fcinfo->args[0], "name");
-	SubscriptionWrites(function);
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	SubscriptionLock(name, AccessShareLock);
-	return SubscriptionForOwner(name);
 }
 
 /* Locks a stream's partition and reads both again; NULL if it is held no more. */
@@ -102,7 +89,7 @@ daybook_subscription_discard_parked(PG_FUNCTION_ARGS)
 
 	RefuseNull(&fcinfo->args[1], "at_position");
 	RefuseNull(&fcinfo->args[2], "reason");
-	sub = begin(fcinfo, "daybook.subscription_discard_parked()");
+	sub = SubscriptionForOwner(SubscriptionBegin(fcinfo, "daybook.subscription_discard_parked()"));
 	position = PG_GETARG_INT64(1);
 	reason = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	if (reason[strspn(reason, " \t\n")] == '\0')

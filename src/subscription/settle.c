@@ -72,7 +72,6 @@ typedef struct Failure
 	bool		settled;		/* it was acknowledged, or is held, already */
 } Failure;
 
-static Subscription *begin(FunctionCallInfo fcinfo, const char *function);
 static void lock_lease(Lease *lease, const Subscription *sub, int64 number);
 static void find_partitions(Lease *lease, const Subscription *sub);
 static void lock_partition(const Lease *lease, const Subscription *sub, Partition *partition);
@@ -98,7 +97,7 @@ PG_FUNCTION_INFO_V1(daybook_release_lease);
 Datum
 daybook_ack(PG_FUNCTION_ARGS)
 {
-	Subscription *sub = begin(fcinfo, "daybook.ack()");
+	Subscription *sub = SubscriptionForConsumer(SubscriptionBegin(fcinfo, "daybook.ack()"));
 	int64		upto = PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2);
 	Lease		lease;
 	bool		any_held;
@@ -114,19 +113,6 @@ daybook_ack(PG_FUNCTION_ARGS)
 		settle_partition(sub, lfirst(lc), upto, any_held);
 	store_partitions(sub, lease.out);
 	PG_RETURN_VOID();
-}
-
-/* How the functions of this file begin. */
-static Subscription *
-begin(FunctionCallInfo fcinfo, const char *function)
-{
-	char	   *name;
-
-	RefuseNull(&fcinfo->args[0], "name");
-	SubscriptionWrites(function);
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	SubscriptionLock(name, AccessShareLock);
-	return SubscriptionForConsumer(name);
 }
 
 /* Finds a lease and locks what it has out; an error if some of that is lost. */
@@ -290,7 +276,7 @@ daybook_nack(PG_FUNCTION_ARGS)
 		if (i != NACK_DELAY)
 			RefuseNull(&fcinfo->args[i], nack_argument_names[i]);
 	reason = text_to_cstring(PG_GETARG_TEXT_PP(NACK_REASON));
-	failure.sub = begin(fcinfo, "daybook.nack()");
+	failure.sub = SubscriptionForConsumer(SubscriptionBegin(fcinfo, "daybook.nack()"));
 	failure.position = PG_GETARG_INT64(NACK_POSITION);
 	lock_lease(&failure.lease, failure.sub, PG_GETARG_INT64(NACK_LEASE));
 
@@ -506,7 +492,7 @@ queue_from(Failure *failure)
 Datum
 daybook_extend_lease(PG_FUNCTION_ARGS)
 {
-	Subscription *sub = begin(fcinfo, "daybook.extend_lease()");
+	Subscription *sub = SubscriptionForConsumer(SubscriptionBegin(fcinfo, "daybook.extend_lease()"));
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until;
 	Lease		lease;
@@ -533,7 +519,7 @@ daybook_extend_lease(PG_FUNCTION_ARGS)
 Datum
 daybook_release_lease(PG_FUNCTION_ARGS)
 {
-	Subscription *sub = begin(fcinfo, "daybook.release_lease()");
+	Subscription *sub = SubscriptionForConsumer(SubscriptionBegin(fcinfo, "daybook.release_lease()"));
 	Lease		lease;
 	ListCell   *lc;
 

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "arguments.h"
 #include "catalog/pg_authid.h"
 #include "common/hashfn.h"
 #include "daybook.h"
@@ -149,6 +150,19 @@ SubscriptionWrites(const char *function)
 {
 	PreventCommandDuringRecovery(function);
 	PreventCommandIfReadOnly(function);
+}
+
+/* The same, and locks the subscription that the first argument names. */
+char *
+SubscriptionBegin(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *name;
+
+	RefuseNull(&fcinfo->args[0], "name");
+	SubscriptionWrites(function);
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SubscriptionLock(name, AccessShareLock);
+	return name;
 }
 
 /* Inserts the row of a subscription, or replaces the one it was loaded from. */

@@ -22,6 +22,7 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
+#include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "replay/event_reader.h"
 #include "storage/itemptr.h"
@@ -130,6 +131,7 @@ extern Subscription *SubscriptionLoad(const char *name);
 extern Subscription *SubscriptionForConsumer(const char *name);
 extern Subscription *SubscriptionForOwner(const char *name);
 extern void SubscriptionWrites(const char *function);
+extern char *SubscriptionBegin(FunctionCallInfo fcinfo, const char *function);
 extern void SubscriptionStore(Subscription *sub);
 extern void SubscriptionDelete(Subscription *sub);
 extern void SubscriptionLock(const char *name, LOCKMODE mode);
