@@ -31,6 +31,8 @@ BEGIN
 	RETURN found;
 END $$;
 
+CREATE FUNCTION trust_test.kept_memory() RETURNS bigint SECURITY DEFINER LANGUAGE sql AS $$ SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'TopMemoryContext' $$;
+
 -- carol has the events, and what would be found in the place of format()
 SET ROLE trust_carol;
 SELECT daybook.create_event_table('trust_carol.orders');
@@ -189,6 +191,11 @@ CREATE FUNCTION public.trust_label(text, bigint) RETURNS text LANGUAGE sql AS $$
 SELECT daybook.create_projection('public', '{trust_carol.orders}', $$INSERT INTO trust_t SELECT trust_label(stream_id, version) FROM new_events$$, '{trust_t}');
 SELECT daybook.wait_for_projection('public', timeout => '3min') > 0 AS done;
 SELECT label FROM trust_t ORDER BY 1 LIMIT 2;
+-- of the search paths that handlers have had, those of verifications, which have schemas of their own, are not kept
+SELECT count(*) FROM daybook.verify_projection('public');
+SELECT trust_test.kept_memory() AS memory \gset
+DO $$ BEGIN FOR i IN 1..60 LOOP PERFORM daybook.verify_projection('public'); END LOOP; END $$;
+SELECT trust_test.kept_memory() - :memory < 6000 AS keeps_little;
 SELECT daybook.drop_projection('public');
 -- plans of others that it cannot meet, since they were made for another search path, are kept
 SELECT daybook.create_projection('public', '{trust_carol.orders}', $$INSERT INTO trust_t SELECT trust_label(stream_id, version) FROM new_events$$, '{trust_t}', mode => 'inline', types => '{Kept}');

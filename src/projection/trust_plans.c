@@ -20,6 +20,7 @@
 #include "projection/projection.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
+#include "utils/syscache.h"
 
 /* A search path that handlers of the owner have had in this session. */
 typedef struct HandlerPath
@@ -39,6 +40,8 @@ static PlannedStmt *make_plan(Query *query, const char *text, int cursor_options
 							  ParamListInfo params);
 static void note_plan(void);
 static void add_path(Oid owner);
+static void drop_dead_paths(void);
+static bool schemas_exist(const List *schemas);
 
 void
 TrustPlansInit(void)
@@ -117,6 +120,7 @@ add_path(Oid owner)
 		if (path->owner == owner && SearchPathMatchesCurrentEnvironment(path->path))
 			return;
 	}
+	drop_dead_paths();
 	caller = MemoryContextSwitchTo(TopMemoryContext);
 	path = palloc(sizeof(HandlerPath));
 	path->owner = owner;
@@ -124,4 +128,36 @@ add_path(Oid owner)
 	path->has_strange_plans = true;
 	paths = lappend(paths, path);
 	MemoryContextSwitchTo(caller);
+}
+
+/* Those with a schema that is gone, as each verification has its own, do not come again. */
+static void
+drop_dead_paths(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		HandlerPath *path = lfirst(lc);
+
+		if (schemas_exist(path->path->schemas))
+			continue;
+		list_free(path->path->schemas);
+		pfree(path->path);
+		pfree(path);
+		paths = foreach_delete_current(paths, lc);
+	}
+}
+
+static bool
+schemas_exist(const List *schemas)
+{
+	ListCell   *lc;
+
+	foreach(lc, schemas)
+	{
+		if (!SearchSysCacheExists1(NAMESPACEOID, ObjectIdGetDatum(lfirst_oid(lc))))
+			return false;
+	}
+	return true;
 }
