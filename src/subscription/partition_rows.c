@@ -114,12 +114,6 @@ PartitionStore(const Subscription *sub, Partition *partition)
 	partition->xmin = GetCurrentTransactionId();
 }
 
-void
-PartitionDelete(Partition *partition)
-{
-	OwnRowDelete(PARTITION_TABLE, &partition->tid);
-}
-
 /* A scan for one partition of a subscription, or for all where number is NULL. */
 static void
 begin_scan(OwnScan *scan, const Subscription *sub, const int *number)

@@ -173,7 +173,6 @@ extern List *PartitionLoadAll(const Subscription *sub);
 extern bool PartitionReload(const Subscription *sub, Partition *partition);
 extern bool PartitionIsUnchanged(const Subscription *sub, const Partition *partition);
 extern void PartitionStore(const Subscription *sub, Partition *partition);
-extern void PartitionDelete(Partition *partition);
 
 /* queue_rows.c */
 extern HeldStream *HeldStreamLoad(const Subscription *sub, const StreamKey *key);
