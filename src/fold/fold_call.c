@@ -8,13 +8,13 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/pg_type.h"
 #include "event_table/event_source.h"
 #include "event_table/event_table.h"
 #include "fmgr.h"
 #include "fold/fold.h"
 #include "nodes/makefuncs.h"
-#include "schema/schema_ddl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -86,7 +86,7 @@ daybook_fold_typed(PG_FUNCTION_ARGS)
 static bool
 read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request)
 {
-	RequireArgument(fcinfo, 0, "name");
+	RefuseNull(&fcinfo->args[0], "name");
 	if (PG_ARGISNULL(1))
 		return false;
 	request->stream_id = PG_GETARG_TEXT_PP(1);

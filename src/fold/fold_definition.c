@@ -71,9 +71,9 @@ daybook_create_fold(PG_FUNCTION_ARGS)
 	FoldDefinition definition = {0};
 	Oid			state_type;
 
-	RequireArgument(fcinfo, ARG_NAME, "name");
-	RequireArgument(fcinfo, ARG_EVENT_TABLE, "event_table");
-	RequireArgument(fcinfo, ARG_TRANSITION, "transition");
+	RefuseNull(&fcinfo->args[ARG_NAME], "name");
+	RefuseNull(&fcinfo->args[ARG_EVENT_TABLE], "event_table");
+	RefuseNull(&fcinfo->args[ARG_TRANSITION], "transition");
 	definition.name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_NAME));
 	CheckName("fold", definition.name);
 	definition.owner = GetUserId();

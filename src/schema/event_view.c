@@ -9,6 +9,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "arguments.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -69,7 +70,7 @@ daybook_create_event_view(PG_FUNCTION_ARGS)
 	int32		version;
 	Oid			view;
 
-	RequireArgument(fcinfo, 0, "event_table");
+	RefuseNull(&fcinfo->args[0], "event_table");
 	table = OpenReadableEventTable(PG_GETARG_OID(0));
 	query = view_query(table, type, newest_payload_type(table, type, &version));
 	name = view_name(table, type);

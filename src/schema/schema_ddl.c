@@ -9,6 +9,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "arguments.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "daybook.h"
@@ -40,6 +41,7 @@ typedef struct StoredMisfits
 	char	   *first;			/* where, and what is wrong */
 } StoredMisfits;
 
+static Relation open_own_event_table(Oid relid, LOCKMODE lock);
 static void check_version(int32 version, const char *name);
 static void check_mode(const char *mode);
 static void check_check_function(Oid function, Oid owner);
@@ -69,10 +71,10 @@ daybook_register_event_type(PG_FUNCTION_ARGS)
 	int32		version;
 
 	PreventCommandIfReadOnly("daybook.register_event_type()");
-	RequireArgument(fcinfo, 0, "event_table");
+	RefuseNull(&fcinfo->args[0], "event_table");
 	type = RequireTypeArgument(fcinfo, 1, "type");
-	RequireArgument(fcinfo, 2, "schema_version");
-	RequireArgument(fcinfo, 5, "mode");
+	RefuseNull(&fcinfo->args[2], "schema_version");
+	RefuseNull(&fcinfo->args[5], "mode");
 	version = PG_GETARG_INT32(2);
 	check_version(version, "schema_version");
 	check_mode(text_to_cstring(PG_GETARG_TEXT_PP(5)));
@@ -80,7 +82,7 @@ daybook_register_event_type(PG_FUNCTION_ARGS)
 		CheckPayloadType(PG_GETARG_OID(3));
 
 	/* Nobody appends until the check of what is stored has become final. */
-	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	rel = open_own_event_table(PG_GETARG_OID(0), ShareRowExclusiveLock);
 	if (!PG_ARGISNULL(4))
 		check_check_function(PG_GETARG_OID(4), rel->rd_rel->relowner);
 	values[0] = PG_GETARG_DATUM(0);
@@ -123,7 +125,7 @@ daybook_drop_event_type(PG_FUNCTION_ARGS)
 	Relation	rel;
 
 	PreventCommandIfReadOnly("daybook.drop_event_type()");
-	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
+	rel = open_own_event_table(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
 	if (RunOnOwnTables("DELETE FROM daybook.event_type"
 					   " WHERE event_table = $1 AND type = $2 AND schema_version = $3",
 					   3, types, values, NULL) == 0)
@@ -146,12 +148,12 @@ daybook_create_upcaster(PG_FUNCTION_ARGS)
 	text	   *type;
 
 	PreventCommandIfReadOnly("daybook.create_upcaster()");
-	RequireArgument(fcinfo, 0, "event_table");
+	RefuseNull(&fcinfo->args[0], "event_table");
 	type = RequireTypeArgument(fcinfo, 1, "type");
-	RequireArgument(fcinfo, 2, "from_version");
-	RequireArgument(fcinfo, 3, "function");
+	RefuseNull(&fcinfo->args[2], "from_version");
+	RefuseNull(&fcinfo->args[3], "function");
 	check_version(PG_GETARG_INT32(2), "from_version");
-	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
+	rel = open_own_event_table(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
 	check_upcaster_function(PG_GETARG_OID(3), rel->rd_rel->relowner);
 
 	values[0] = PG_GETARG_DATUM(0);
@@ -187,10 +189,10 @@ daybook_drop_upcaster(PG_FUNCTION_ARGS)
 	Relation	rel;
 
 	PreventCommandIfReadOnly("daybook.drop_upcaster()");
-	RequireArgument(fcinfo, 0, "event_table");
+	RefuseNull(&fcinfo->args[0], "event_table");
 	values[1] = PointerGetDatum(RequireTypeArgument(fcinfo, 1, "type"));
-	RequireArgument(fcinfo, 2, "from_version");
-	rel = OpenOwnEventTable(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
+	RefuseNull(&fcinfo->args[2], "from_version");
+	rel = open_own_event_table(PG_GETARG_OID(0), ShareUpdateExclusiveLock);
 	values[0] = PG_GETARG_DATUM(0);
 	values[2] = PG_GETARG_DATUM(2);
 	values[3] = PG_ARGISNULL(3) ? values[1] : PG_GETARG_DATUM(3);
@@ -207,8 +209,9 @@ daybook_drop_upcaster(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-Relation
-OpenOwnEventTable(Oid relid, LOCKMODE lock)
+/* Opens an event table of the current user's, with the lock to change its schema. */
+static Relation
+open_own_event_table(Oid relid, LOCKMODE lock)
 {
 	Relation	rel = OpenTableIfAllowed(relid, lock, RequireOwner);
 
@@ -216,21 +219,12 @@ OpenOwnEventTable(Oid relid, LOCKMODE lock)
 	return rel;
 }
 
-void
-RequireArgument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-}
-
 text *
 RequireTypeArgument(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	text	   *type;
 
-	RequireArgument(fcinfo, n, name);
+	RefuseNull(&fcinfo->args[n], name);
 	type = PG_GETARG_TEXT_PP(n);
 	if (VARSIZE_ANY_EXHDR(type) == 0)
 		ereport(ERROR,

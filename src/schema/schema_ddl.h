@@ -10,13 +10,6 @@
 
 #include "executor/tuptable.h"
 #include "fmgr.h"
-#include "utils/rel.h"
-
-/* Opens an event table of the current user's, with the lock to change its schema. */
-extern Relation OpenOwnEventTable(Oid relid, LOCKMODE lock);
-
-/* An error if an argument is null. */
-extern void RequireArgument(FunctionCallInfo fcinfo, int n, const char *name);
 
 /* An error if the argument is null, or empty. */
 extern text *RequireTypeArgument(FunctionCallInfo fcinfo, int n, const char *name);
