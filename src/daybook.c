@@ -10,6 +10,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_extension.h"
@@ -314,4 +315,21 @@ DaybookRelation(const char *name)
 				 errmsg("relation \"daybook.%s\" does not exist", name),
 				 errhint("Is the extension daybook installed in this database?")));
 	return relid;
+}
+
+/*
+ * The name of a function of the extension's schema, NULL of any other.  One
+ * that has been dropped has no schema; nor has the extension where it is not
+ * installed.
+ */
+char *
+DaybookFunctionName(Oid function)
+{
+	Oid			schema;
+
+	/* most functions are none of ours */
+	if (function < FirstNormalObjectId)
+		return NULL;
+	schema = get_func_namespace(function);
+	return OidIsValid(schema) && schema == GetDaybookOids()->schema ? get_func_name(function) : NULL;
 }

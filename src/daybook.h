@@ -41,5 +41,6 @@ typedef struct DaybookOids
 extern const DaybookOids *GetDaybookOids(void);
 extern Oid	LockDaybookExtension(void);
 extern Oid	DaybookRelation(const char *name);
+extern char *DaybookFunctionName(Oid function);
 
 #endif							/* DAYBOOK_H */

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/parallel.h"
-#include "access/transam.h"
 #include "daybook.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
@@ -24,7 +23,6 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/planner.h"
 #include "parallel_check.h"
-#include "utils/lsyscache.h"
 
 #define MAX_CHECKED_FUNCTIONS	8
 
@@ -126,13 +124,10 @@ collect_parts(Node *node, void *arg)
 static ParallelCheck
 find_check(Oid function)
 {
-	char	   *name;
+	char	   *name = DaybookFunctionName(function);
 
-	/* most functions are none of ours */
-	if (function < FirstNormalObjectId ||
-		get_func_namespace(function) != GetDaybookOids()->schema)
+	if (name == NULL)
 		return NULL;
-	name = get_func_name(function);
 	for (int i = 0; i < checked_function_count; i++)
 		if (strcmp(name, checked_functions[i].name) == 0)
 			return checked_functions[i].check;

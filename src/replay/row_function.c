@@ -313,16 +313,10 @@ process_count(int workers)
 static const RowFunction *
 find_row_function(Oid funcid)
 {
-	Oid			schema;
-	char	   *name;
+	char	   *name = DaybookFunctionName(funcid);
 
-	/* most functions are none of ours */
-	if (funcid < FirstNormalObjectId)
+	if (name == NULL)
 		return NULL;
-	schema = get_func_namespace(funcid);
-	if (schema != GetDaybookOids()->schema)
-		return NULL;
-	name = get_func_name(funcid);
 	for (int i = 0; i < row_function_count; i++)
 		if (strcmp(name, row_functions[i]->name) == 0 &&
 			get_func_nargs(funcid) == row_functions[i]->nargs)
