@@ -218,13 +218,7 @@ start_shared_memory(void)
 Datum
 daybook_require_preload(PG_FUNCTION_ARGS)
 {
-	if (!WorkerStateAvailable())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("daybook is not loaded by the server"),
-				 errdetail("shared_preload_libraries is \"%s\".",
-						   GetConfigOption("shared_preload_libraries", false, false)),
-				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
+	RequirePreload();
 	StartDatabaseWorkerAtCommit();
 	PG_RETURN_VOID();
 }

@@ -36,6 +36,7 @@ typedef struct ProjectorShared
 	ProjectorSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } ProjectorShared;
 
+/* NULL in a session of a server that has not loaded the library: it has no workers */
 static ProjectorShared *shared = NULL;
 static LWLock *slots_lock = NULL;
 
@@ -150,6 +151,8 @@ ProjectorSlotList(void)
 {
 	List	   *result = NIL;
 
+	if (shared == NULL)
+		return NIL;
 	LWLockAcquire(slots_lock, LW_SHARED);
 	for (int i = 0; i < max_worker_processes; i++)
 	{
@@ -344,6 +347,8 @@ interrupt_worker(const char *name)
 {
 	ProjectorSlot *slot;
 
+	if (shared == NULL)
+		return;
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	slot = find_slot(MyDatabaseId, name);
 	if (slot != NULL && slot->pid != 0)
@@ -362,6 +367,8 @@ ProjectorNotifyAtCommit(const char *name)
 	static bool registered = false;
 	MemoryContext save;
 
+	if (shared == NULL)
+		return;
 	if (!registered)
 	{
 		RegisterXactCallback(notify_workers, NULL);

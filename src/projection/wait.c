@@ -105,11 +105,6 @@ wait_init(Wait *wait, FunctionCallInfo fcinfo)
 				 errmsg("cannot wait for a projection during recovery"),
 				 errhint("Wait on the primary server.")));
 	wait->database = MyDatabaseStateToWait();
-	if (wait->database == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database has no daybook worker"),
-				 errhint("Look for the reason in the server's log; daybook.max_databases may be too small.")));
 	wait->name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	wait->lsn = PG_ARGISNULL(1) ? own_last_commit() : PG_GETARG_LSN(1);
 	timeout = PG_GETARG_INTERVAL_P(2);

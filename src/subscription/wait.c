@@ -45,13 +45,12 @@ static void end_of_transaction(ResourceReleasePhase phase, bool is_commit,
 							   bool is_top_level, void *arg);
 static void wake_refused(DatabaseState *db);
 static void wake_consumers(DatabaseState *db);
-static DatabaseState *database_or_error(void);
 
 /* The caller is going to look for events and to sleep if there are none. */
 void
 ConsumerWaitBegin(const char *subscription)
 {
-	DatabaseState *db = database_or_error();
+	DatabaseState *db = MyDatabaseStateToWait();
 
 	register_callback();
 	ConsumerWaitEnd();
@@ -66,7 +65,7 @@ ConsumerWaitBegin(const char *subscription)
 void
 ConsumerWaitNote(void)
 {
-	DatabaseState *db = database_or_error();
+	DatabaseState *db = MyDatabaseStateToWait();
 
 	changes_seen = pg_atomic_read_u64(&db->consumer_changes);
 	head_seen = pg_atomic_read_u64(&db->head);
@@ -77,7 +76,7 @@ ConsumerWaitNote(void)
 void
 ConsumerWaitSleep(TimestampTz until)
 {
-	DatabaseState *db = database_or_error();
+	DatabaseState *db = MyDatabaseStateToWait();
 
 	ConditionVariablePrepareToSleep(&db->published);
 	while (pg_atomic_read_u64(&db->head) == head_seen &&
@@ -89,7 +88,7 @@ ConsumerWaitSleep(TimestampTz until)
 			break;
 		(void) ConditionVariableTimedSleep(&db->published, Min(left, LONGEST_SLEEP),
 										   PG_WAIT_EXTENSION);
-		db = database_or_error();
+		db = MyDatabaseStateToWait();
 	}
 	ConditionVariableCancelSleep();
 }
@@ -213,17 +212,4 @@ wake_consumers(DatabaseState *db)
 	pg_atomic_fetch_add_u64(&db->consumer_changes, 1);
 	if (pg_atomic_read_u32(&db->waiting_consumers) > 0)
 		ConditionVariableBroadcast(&db->published);
-}
-
-static DatabaseState *
-database_or_error(void)
-{
-	DatabaseState *db = MyDatabaseStateToWait();
-
-	if (db == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot wait for events: this database has no daybook worker"),
-				 errhint("Look for the reason in the server's log; daybook.max_databases may be too small.")));
-	return db;
 }

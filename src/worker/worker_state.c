@@ -18,6 +18,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/wait_event.h"
 #include "worker/worker_state.h"
 
@@ -125,6 +126,20 @@ WorkerStateAvailable(void)
 	return state != NULL;
 }
 
+/* For what cannot be done without workers. */
+void
+RequirePreload(void)
+{
+	if (state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("daybook is not loaded by the server"),
+				 /* which not everybody may see */
+				 superuser() ? errdetail("shared_preload_libraries is \"%s\".",
+										 GetConfigOption("shared_preload_libraries", false, false)) : 0,
+				 errhint("Add daybook to shared_preload_libraries and restart the server.")));
+}
+
 void
 WorkerCallbacksInit(void)
 {
@@ -157,7 +172,15 @@ MyDatabaseStateToWait(void)
 {
 	DatabaseState *db = MyDatabaseState();
 
-	return db == NULL && state ? enter_database() : db;
+	RequirePreload();
+	if (db == NULL)
+		db = enter_database();
+	if (db == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no daybook worker"),
+				 errhint("Look for the reason in the server's log; daybook.max_databases may be too small.")));
+	return db;
 }
 
 /* NULL when there is no room. */

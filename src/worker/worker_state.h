@@ -73,8 +73,11 @@ extern void WorkerStateInit(void);
 extern bool WorkerStateAvailable(void);
 extern void WorkerCallbacksInit(void);
 
+extern void RequirePreload(void);
+
 /* NULL where the extension has no worker in this database */
 extern DatabaseState *MyDatabaseState(void);
+/* an error there */
 extern DatabaseState *MyDatabaseStateToWait(void);
 extern bool WorkerStateIsFull(void);
 extern bool LauncherHasCome(void);

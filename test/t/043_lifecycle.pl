@@ -26,6 +26,8 @@ CREATE EXTENSION daybook;
 SELECT daybook.create_event_table('orders');
 CREATE TABLE audit (id int) USING daybook;
 INSERT INTO audit VALUES (1);
+CREATE TABLE seen (id bigint PRIMARY KEY);
+SELECT daybook.create_projection('seen', '{orders}', 'INSERT INTO seen SELECT id FROM new_events', '{seen}');
 INSERT INTO orders (stream_id, type) SELECT 'o-' || i % 3, 'T' FROM generate_series(1, 30) i;
 });
 ok(all_published($node), 'with it the extension works');
@@ -67,9 +69,17 @@ for my $statement ('DROP TABLE orders', 'DROP TABLE audit', 'ALTER TABLE orders 
 	like($err, qr/append-only table/, "refused: $statement");
 }
 is($node->safe_psql('postgres', q{SELECT mode FROM daybook.sequencer_status}), 'stopped', 'the sequencer is reported as stopped');
+is($node->safe_psql('postgres', q{SELECT state FROM daybook.projection_status}), 'waiting for a worker', 'the projection waits');
+($ret, $out, $err) = $node->psql('postgres', q{SELECT daybook.wait_for_projection('seen')});
+like($err, qr/daybook is not loaded by the server.*shared_preload_libraries/s, '... which nobody waits for');
+$node->safe_psql('postgres', "SELECT daybook.$_") for q{pause_projection('seen')}, q{resume_projection('seen')},
+	q{alter_projection('seen', batch_size => 100)}, q{rebuild_projection('seen')};
 preload('daybook');
 $node->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'T')});
 ok(all_published($node), 'with the preload it goes on');
+is($node->safe_psql('postgres', q{
+SELECT daybook.wait_for_projection('seen') = daybook.head(), (SELECT count(*) FROM seen) = (SELECT count(*) FROM orders)}),
+	't|t', '... and so does the projection that was changed without');
 
 # A standby reads; its worker comes with the promotion.
 $node->backup('base');
