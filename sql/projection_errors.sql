@@ -334,6 +334,21 @@ SELECT daybook.drop_projection('ann_inline');
 SELECT daybook.drop_projection('ann');
 RESET ROLE;
 
+-- a transaction that is to read changes nothing
+SET default_transaction_read_only = on;
+SELECT daybook.create_projection('q', '{account}', 'INSERT INTO kept SELECT id FROM new_events', '{kept}');
+SELECT daybook.pause_projection('p');
+SELECT daybook.resume_projection('p');
+SELECT daybook.alter_projection('p', batch_size => 7);
+SELECT daybook.rebuild_projection('p');
+SELECT daybook.cancel_rebuild('p');
+SELECT daybook.retry_parked('p');
+SELECT daybook.discard_parked('p', 1, 'read only');
+SELECT daybook.discard_parked('p', 'account-1', 'read only');
+SELECT daybook.verify_projection('p');
+SELECT daybook.drop_projection('p');
+RESET default_transaction_read_only;
+
 SELECT daybook.drop_projection('p');
 SELECT daybook.drop_event_table('account', true);
 DROP SCHEMA errors_test CASCADE;

@@ -57,6 +57,7 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 	Oid			namespace_id;
 	Oid			relid;
 
+	PreventCommandIfReadOnly("daybook.create_event_table()");
 	refuse_extension_script();
 	if (range->catalogname && strcmp(range->catalogname, get_database_name(MyDatabaseId)) != 0)
 		ereport(ERROR,

@@ -71,6 +71,7 @@ daybook_create_fold(PG_FUNCTION_ARGS)
 	FoldDefinition definition = {0};
 	Oid			state_type;
 
+	PreventCommandIfReadOnly("daybook.create_fold()");
 	RefuseNull(&fcinfo->args[ARG_NAME], "name");
 	RefuseNull(&fcinfo->args[ARG_EVENT_TABLE], "event_table");
 	RefuseNull(&fcinfo->args[ARG_TRANSITION], "transition");
@@ -103,11 +104,11 @@ Datum
 daybook_drop_fold(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	FoldDefinition *definition = RequireFoldDefinition(name);
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {PG_GETARG_DATUM(0)};
 
-	RequireFoldOwner(definition);
+	PreventCommandIfReadOnly("daybook.drop_fold()");
+	RequireFoldOwner(RequireFoldDefinition(name));
 	RunOnOwnTables("DELETE FROM daybook.fold_definition WHERE name = $1", 1, types, values, NULL);
 	PG_RETURN_VOID();
 }

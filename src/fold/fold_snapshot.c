@@ -75,6 +75,7 @@ daybook_take_snapshot(PG_FUNCTION_ARGS)
 	int64		version;
 	bool		taken;
 
+	PreventCommandIfReadOnly("daybook.take_snapshot()");
 	do
 	{
 		FoldRun    *run = FoldRunAcquire(name);
@@ -107,6 +108,7 @@ daybook_drop_snapshots(PG_FUNCTION_ARGS)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {PG_GETARG_DATUM(0)};
 
+	PreventCommandIfReadOnly("daybook.drop_snapshots()");
 	RequireFoldOwner(RequireFoldDefinition(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 	PG_RETURN_INT64(RunOnOwnTables("DELETE FROM daybook.fold_snapshot WHERE fold = $1",
 								   1, types, values, NULL));

@@ -324,8 +324,11 @@ Projection *
 ProjectionToChange(FunctionCallInfo fcinfo, ProjectionProgress *progress)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Projection *projection = ProjectionOwned(name);
+	Projection *projection;
 
+	/* their rows are written by access methods, which do not ask */
+	PreventCommandIfReadOnly(psprintf("daybook.%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	(void) ProjectionOwned(name);
 	check_not_in_handler(name);
 	ProjectionLockFromWorker(name);
 	/* it may have changed while this waited for the lock */

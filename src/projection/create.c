@@ -69,6 +69,7 @@ daybook_create_projection(PG_FUNCTION_ARGS)
 {
 	Projection *projection;
 
+	PreventCommandIfReadOnly("daybook.create_projection()");
 	check_not_null(fcinfo);
 	projection = projection_from_arguments(fcinfo);
 	CheckName("projection", projection->name);

@@ -70,6 +70,7 @@ daybook_verify_projection(PG_FUNCTION_ARGS)
 	Verification verification = {0};
 	ErrorData  *error;
 
+	PreventCommandIfReadOnly("daybook.verify_projection()");
 	InitMaterializedSRF(fcinfo, 0);
 	verification_init(&verification, fcinfo);
 	/* functions keep plans, and a plan made for the table is none for its copy */

@@ -18,6 +18,7 @@
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "schema/event_schema.h"
@@ -70,6 +71,7 @@ daybook_create_event_view(PG_FUNCTION_ARGS)
 	int32		version;
 	Oid			view;
 
+	PreventCommandIfReadOnly("daybook.create_event_view()");
 	RefuseNull(&fcinfo->args[0], "event_table");
 	table = OpenReadableEventTable(PG_GETARG_OID(0));
 	query = view_query(table, type, newest_payload_type(table, type, &version));

@@ -97,6 +97,8 @@ is(workers($standby), '', '... and no worker');
 is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'daybook launcher'}), '0', '... nor a launcher');
 ($ret, $out, $err) = $standby->psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'T')});
 like($err, qr/read-only transaction/, '... nor appends');
+($ret, $out, $err) = $standby->psql('postgres', q{SELECT daybook.pause_projection('seen')});
+like($err, qr/cannot execute daybook.pause_projection\(\) in a read-only transaction/, '... nor changes to projections');
 
 kill 'STOP', sequencer_pid($node);
 $node->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'Unpublished')});
