@@ -177,7 +177,23 @@ RESET ROLE;
 SELECT daybook.retry_parked(NULL);
 SELECT daybook.retry_parked('nobody');
 
+-- and what was discarded, if it was not from another's projection of the name
+SELECT count(*) FROM daybook.discarded_events WHERE projection = 'balance' AND position > :base;
 SELECT daybook.drop_projection('balance');
+GRANT CREATE ON SCHEMA parking_test TO parking_bob;
+GRANT SELECT ON account TO parking_bob;
+SET ROLE parking_bob;
+CREATE TABLE bobs (n int);
+SELECT daybook.create_projection('balance', '{account}', $$
+	INSERT INTO bobs SELECT (data->>'amount')::int FROM new_events$$, '{bobs}', from_position => daybook.head() - 1);
+SELECT count(*) FROM daybook.discarded_events;
+SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
+SELECT daybook.discard_parked('balance', 'account-8', 'not a number');
+SELECT projection, stream_id, message, reason FROM daybook.discarded_events;
+SELECT count(*) FROM daybook.discarded_events WHERE pg_temp.tell(message) AND stream_id <> 'account-8';
+SELECT daybook.drop_projection('balance');
+DROP TABLE bobs;
+RESET ROLE;
 SELECT daybook.drop_event_table('account', true);
 SELECT daybook.drop_event_table('transfer', true);
 DROP SCHEMA parking_test CASCADE;

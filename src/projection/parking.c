@@ -43,7 +43,7 @@ enum
 	R_COLUMNS
 };
 
-/* columns of daybook.discarded_events, from 0 */
+/* columns of daybook.projection_discarded, from 0 */
 enum
 {
 	D_PROJECTION,
@@ -63,7 +63,7 @@ enum
 	D_COLUMNS
 };
 
-/* where the columns of daybook.discarded_events come from */
+/* where the columns of daybook.projection_discarded come from */
 static const int discarded_from[] = {
 	R_PROJECTION, R_POSITION, R_EVENT_TABLE, R_EVENT_ID, R_STREAM_ID,
 	R_SQLSTATE, R_MESSAGE, R_DETAIL, R_CONTEXT, R_PARKED_AT, R_ATTEMPTS
@@ -307,12 +307,12 @@ ParkedRowSetError(ParkedRow *row, const ProjectionError *error)
 	CommandCounterIncrement();
 }
 
-/* Moves the row to daybook.discarded_events. */
+/* Moves the row to daybook.projection_discarded. */
 void
 ParkedRowDiscard(ParkedRow *row, const char *reason)
 {
 	Relation	parked = table_open(DaybookRelation("projection_parked"), RowExclusiveLock);
-	Relation	discarded = table_open(DaybookRelation("discarded_events"), RowExclusiveLock);
+	Relation	discarded = table_open(DaybookRelation("projection_discarded"), RowExclusiveLock);
 	Datum		from[R_COLUMNS];
 	bool		from_nulls[R_COLUMNS];
 	Datum		values[D_COLUMNS];

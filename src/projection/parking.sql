@@ -19,7 +19,7 @@ COMMENT ON TABLE daybook.projection_parked IS 'events set aside by projections; 
 CREATE INDEX projection_parked_stream ON daybook.projection_parked (projection, event_table, stream_id, position);
 SELECT pg_catalog.pg_extension_config_dump('daybook.projection_parked', '');
 
-CREATE TABLE daybook.discarded_events (
+CREATE TABLE daybook.projection_discarded (
 	projection text COLLATE "C" NOT NULL,
 	position bigint NOT NULL,
 	event_table regclass NOT NULL,
@@ -35,9 +35,9 @@ CREATE TABLE daybook.discarded_events (
 	discarded_by text NOT NULL,
 	reason text NOT NULL
 );
-COMMENT ON TABLE daybook.discarded_events IS 'parked events that were given up: by whom, when and why';
-CREATE INDEX discarded_events_position ON daybook.discarded_events (projection, position);
-SELECT pg_catalog.pg_extension_config_dump('daybook.discarded_events', '');
+COMMENT ON TABLE daybook.projection_discarded IS 'events given up by projections, dropped ones included; read daybook.discarded_events';
+CREATE INDEX projection_discarded_position ON daybook.projection_discarded (projection, position);
+SELECT pg_catalog.pg_extension_config_dump('daybook.projection_discarded', '');
 
 -- Stream names and error texts are for the projection's owner alone.
 CREATE VIEW daybook.parked_events WITH (security_barrier) AS
@@ -49,6 +49,19 @@ WHERE pg_catalog.pg_has_role(p.owner, 'USAGE');
 COMMENT ON VIEW daybook.parked_events IS
 'events that the caller''s projections could not apply (is_cause), and later ones of the same streams that wait behind them';
 GRANT SELECT ON daybook.parked_events TO PUBLIC;
+
+-- What was discarded before may be that of another owner's projection, which
+-- had the name.
+CREATE VIEW daybook.discarded_events WITH (security_barrier) AS
+SELECT d.projection, d.position, d.event_table, d.event_id, d.stream_id,
+	d.sqlstate, d.message, d.detail, d.context, d.parked_at, d.attempts,
+	d.discarded_at, d.discarded_by, d.reason
+FROM daybook.projection_discarded d
+JOIN daybook.projection p ON p.name = d.projection AND d.discarded_at >= p.created_at
+WHERE pg_catalog.pg_has_role(p.owner, 'USAGE');
+COMMENT ON VIEW daybook.discarded_events IS
+'parked events of the caller''s projections that were given up: by whom, when and why';
+GRANT SELECT ON daybook.discarded_events TO PUBLIC;
 
 CREATE FUNCTION daybook.retry_parked(
 	name text,

@@ -163,7 +163,7 @@ read_state(Verification *verification)
 	RunAsSuperuser(&superuser);
 	if (SPI_execute_with_args("SELECT CASE p.mode WHEN 'async' THEN q.position ELSE coalesce(q.paused_at_id, 9223372036854775807) END, ARRAY("
 							  "SELECT k.position FROM daybook.projection_parked k WHERE k.projection = $1"
-							  " UNION SELECT d.position FROM daybook.discarded_events d"
+							  " UNION SELECT d.position FROM daybook.projection_discarded d"
 							  " WHERE d.projection = $1 AND d.discarded_at > $2 ORDER BY 1)"
 							  " FROM daybook.projection_position q JOIN daybook.projection p USING (name) WHERE q.name = $1",
 							  2, types, values, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
