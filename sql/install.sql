@@ -34,6 +34,11 @@ ORDER BY object COLLATE "C";
 DROP VIEW member;
 DROP EXTENSION daybook;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'daybook';
+-- it needs no other schema, and keeps none from being dropped
+SET search_path = '';
 CREATE EXTENSION daybook;
+SELECT daybook.create_event_table('public.orders');
+SELECT daybook.drop_event_table('public.orders');
+DROP SCHEMA public;
 \c contrib_regression
 DROP DATABASE daybook_install;
