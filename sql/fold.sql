@@ -41,6 +41,11 @@ SELECT pg_sleep(0.01);
 SELECT last_version FROM daybook.append('account', 'account-1', 'Deposited', '{"amount": 1}'::jsonb);
 SELECT daybook.fold('balance', 'account-1', until => :'then'), daybook.fold('balance', 'account-1', until => 'infinity'), daybook.fold('balance', 'account-1', until => '2000-01-01');
 SELECT daybook.fold('balance', 'account-1', to_version => 2, until => :'then');
+-- a version that has a name can be of any type, and of none
+PREPARE at_version AS SELECT daybook.fold($1, $2, to_version => $3);
+EXECUTE at_version('balance', 'account-1', 2);
+SELECT daybook.fold('balance', 'account-1', to_version => NULL), daybook.fold('balance', 'account-1', to_version => 2::smallint);
+SELECT daybook.fold('balance', 'account-1', to_version => 2, until => NULL), daybook.fold('balance', 'account-1', to_version => NULL, until => '2000-01-01');
 
 -- composable with SQL, and the same as by hand
 SELECT stream_id, daybook.fold('balance', stream_id)->'balance' AS balance FROM (SELECT DISTINCT stream_id FROM account) s ORDER BY 1;
@@ -89,6 +94,8 @@ SELECT name, daybook.fold(name, 'account-1', 3) FROM unnest('{sum,count,composit
 SELECT daybook.fold('sum', 'account-1', NULL::numeric), daybook.fold('count', 'account-1', NULL::bigint, 2),
 	daybook.fold('composite', 'account-1', NULL::fld_state), (daybook.fold('composite_full', 'account-1', NULL::fld_state)).amounts,
 	daybook.fold('array', 'account-1', NULL::text[], to_version => 2), daybook.fold('enum', 'account-1', NULL::fld_status, until => '2000-01-01');
+-- a bare bigint would be a version
+SELECT pg_typeof(daybook.fold('count', 'account-1', state_type => NULL::bigint)), daybook.fold('count', 'account-1', state_type => NULL::bigint, until => 'infinity');
 SELECT (daybook.fold(name, 'account-1', NULL::daybook.event)).version FROM unnest('{last_event,last_event_pl}'::text[]) name;
 SELECT daybook.fold('last_event', 'account-1')->'data';
 SELECT daybook.fold('times', 'account-1', NULL::timestamptz[]) = array_agg(recorded_at ORDER BY version) FROM account WHERE stream_id = 'account-1';

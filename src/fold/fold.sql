@@ -104,8 +104,10 @@ LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, bigint, timestamptz) IS
 'the state of a stream, now or as it was at a version or at a time, as jsonb';
 
--- A bare number for to_version would fit the function below as well.
-CREATE FUNCTION daybook.fold(name text, stream_id text, to_version int) RETURNS jsonb
+-- A bare number for to_version would fit the function below as well.  It has
+-- no name here, so that to_version => fits the function above alone, whatever
+-- is given: NULL, a parameter without a type, a smallint as drivers send it.
+CREATE FUNCTION daybook.fold(name text, stream_id text, int) RETURNS jsonb
 AS 'MODULE_PATHNAME', 'daybook_fold'
 LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, int) IS
