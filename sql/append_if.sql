@@ -115,6 +115,16 @@ SET ROLE regress_daybook_dcb;
 SELECT dcb_append('{"stream_id": "r-1", "type": "T", "tags": ["r"]}', '{"tags": ["r"]}');
 RESET ROLE;
 
+-- and what is no event table is none
+CREATE VIEW dcb_view AS SELECT * FROM dcb;
+CREATE TABLE dcb_plain (id bigint, type text, tags text[]);
+SELECT daybook.read_matching('dcb_view', '{"tags": ["r"]}');
+SELECT daybook.read_matching('dcb_plain', '{"tags": ["r"]}');
+SELECT daybook.create_tag_index('dcb_plain');
+SELECT daybook.create_tag_index(0);
+DROP VIEW dcb_view;
+DROP TABLE dcb_plain;
+
 SELECT daybook.drop_event_table('dcb', force => true);
 DROP OWNED BY regress_daybook_dcb;
 DROP ROLE regress_daybook_dcb;

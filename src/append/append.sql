@@ -60,14 +60,10 @@ CREATE FUNCTION daybook.read_matching(event_table regclass, query jsonb,
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 AS $$
 BEGIN
-	IF pg_catalog.has_table_privilege(event_table, 'SELECT') IS NULL THEN
-		RAISE undefined_table USING MESSAGE =
-			pg_catalog.format('relation with OID %s does not exist', event_table::pg_catalog.oid);
-	END IF;
 	EXECUTE pg_catalog.format(
 		'SELECT daybook.matching_marker($1, pg_catalog.count(*)), '
 		'COALESCE(pg_catalog.array_agg(ROW(e.*)::daybook.event ORDER BY e.id), ''{}'') '
-		'FROM ONLY %s e WHERE %s', event_table, daybook.matching_condition(query))
+		'FROM ONLY %s e WHERE %s', daybook.event_table_name(event_table), daybook.matching_condition(query))
 	INTO marker, events USING query;
 END $$;
 COMMENT ON FUNCTION daybook.read_matching(regclass, jsonb) IS
@@ -77,11 +73,8 @@ CREATE FUNCTION daybook.create_tag_index(event_table regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 AS $$
 BEGIN
-	IF pg_catalog.has_table_privilege(event_table, 'SELECT') IS NULL THEN
-		RAISE undefined_table USING MESSAGE =
-			pg_catalog.format('relation with OID %s does not exist', event_table::pg_catalog.oid);
-	END IF;
-	EXECUTE pg_catalog.format('CREATE INDEX ON %s USING gin (tags) WHERE tags IS NOT NULL', event_table);
+	EXECUTE pg_catalog.format('CREATE INDEX ON %s USING gin (tags) WHERE tags IS NOT NULL',
+		daybook.event_table_name(event_table));
 END $$;
 COMMENT ON FUNCTION daybook.create_tag_index(regclass) IS
 'makes the index by which conditional appends find events by tag; without it they read the whole event table';

@@ -64,6 +64,12 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION daybook.create_event_table(text) IS
 'creates an append-only event table, with its keys and its version trigger, owned by the caller';
 
+CREATE FUNCTION daybook.event_table_name(event_table regclass) RETURNS text
+AS 'MODULE_PATHNAME', 'daybook_event_table_name'
+LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION daybook.event_table_name(regclass) IS
+'an event table as an SQL statement names it; an error for any other relation';
+
 -- Only for superusers: the rows of a table that was restored without its
 -- trigger may say anything of their origin.
 CREATE FUNCTION daybook.register_event_table(event_table regclass) RETURNS void

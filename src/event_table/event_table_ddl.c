@@ -32,6 +32,7 @@
 #include "worker/worker_state.h"
 
 PG_FUNCTION_INFO_V1(daybook_create_event_table);
+PG_FUNCTION_INFO_V1(daybook_event_table_name);
 PG_FUNCTION_INFO_V1(daybook_register_event_table);
 PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
@@ -123,6 +124,22 @@ run(const char *command)
 
 	if (result != SPI_OK_UTILITY)
 		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
+}
+
+/*
+ * daybook.event_table_name(event_table regclass), for a statement that is put
+ * together.  Rights are looked at when that runs: it takes no stronger lock
+ * before than this does.
+ */
+Datum
+daybook_event_table_name(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel = OpenTable(relid, AccessShareLock);
+
+	(void) RequireEventTable(rel);
+	table_close(rel, NoLock);
+	PG_RETURN_TEXT_P(cstring_to_text(qualified_name(relid)));
 }
 
 /*
