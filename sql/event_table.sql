@@ -29,7 +29,13 @@ SELECT daybook.create_event_table('nowhere.t');
 SELECT daybook.create_event_table('a.b.c.d');
 SELECT daybook.create_event_table('another_database.et.t');
 CREATE TABLE taken (a int);
+-- without the statements that it consists of
+\set SHOW_CONTEXT errors
 SELECT daybook.create_event_table('taken');
+SET ROLE regress_daybook_other;
+SELECT daybook.create_event_table('et.t');
+RESET ROLE;
+\set SHOW_CONTEXT never
 
 -- never temporary, whatever the path
 SELECT daybook.create_event_table('pg_temp.t');

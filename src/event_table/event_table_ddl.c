@@ -56,6 +56,7 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 	char	   *qualified;
 	char	   *name = range->relname;
 	Oid			namespace_id;
+	Oid			existing;
 	Oid			relid;
 
 	PreventCommandIfReadOnly("daybook.create_event_table()");
@@ -66,7 +67,8 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 				 errmsg("cannot create an event table in another database"),
 				 errdetail("The database named is \"%s\".", range->catalogname)));
 	range->relpersistence = RELPERSISTENCE_PERMANENT;
-	namespace_id = RangeVarGetCreationNamespace(range);
+	/* what users get wrong is better said without the statements below */
+	namespace_id = RangeVarGetAndCheckCreationNamespace(range, NoLock, &existing);
 	if (isAnyTempNamespace(namespace_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
@@ -74,6 +76,10 @@ daybook_create_event_table(PG_FUNCTION_ARGS)
 				 errdetail("Its events would be gone with the session."),
 				 errhint("Name a schema, as in daybook.create_event_table('public.%s').",
 						 quote_identifier(name))));
+	if (OidIsValid(existing))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists", name)));
 	schema = get_namespace_name(namespace_id);
 	qualified = quote_qualified_identifier(schema, name);
 
