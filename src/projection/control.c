@@ -90,10 +90,16 @@ daybook_rebuild_projection(PG_FUNCTION_ARGS)
 	Projection *projection;
 	RebuildOptions options = {0};
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 0 || PG_ARGISNULL(3))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name, max_rate and parallel of rebuild_projection must not be null")));
+	if (PG_GETARG_INT32(2) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rebuild_projection needs a name, a max_rate of 0 or more, and parallel")));
+				 errmsg("max_rate must not be negative"),
+				 errdetail("It is %d.", PG_GETARG_INT32(2)),
+				 errhint("Give 0 for a rebuild without a limit.")));
 	options.max_rate = PG_GETARG_INT32(2);
 	options.parallel = PG_GETARG_INT32(3);
 	if (!PG_ARGISNULL(4))
