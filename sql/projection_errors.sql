@@ -45,6 +45,7 @@ SELECT try($$'p', '{account}', 'SELECT 1', '{daybook.projection}'$$);
 -- the handler's text
 SELECT try($$'p', '{account}', '', '{kept}'$$);
 SELECT try($$'p', '{account}', 'INSERT INTO kept SELEC id FROM new_events', '{kept}'$$);
+SELECT try($$'p', '{account}', 'apply(daybook.event)', '{kept}'$$);
 SELECT try($$'p', '{account}', 'INSERT INTO kept SELECT amount FROM new_events', '{kept}'$$);
 SELECT try($$'p', '{account}', 'INSERT INTO kept SELECT $1 FROM new_events', '{kept}'$$);
 SELECT try($$'p', '{account}', 'INSERT INTO missing SELECT id FROM new_events', '{kept}'$$);

@@ -66,6 +66,7 @@ static void check_sql(const Projection *projection);
 static void check_statements(SPIPlanPtr plan);
 static void check_permissions(SPIPlanPtr plan, QueryEnvironment *environment);
 static bool resolve_function(const Projection *projection, FmgrInfo *function);
+static void hint_at_functions(void *handler);
 static SPIPlanPtr prepare_sql(const Projection *projection);
 static SPIPlanPtr keep_plan(SPIPlanPtr plan);
 static void make_plan(Handler *handler);
@@ -109,6 +110,12 @@ HandlerCheck(const Projection *projection)
 	const HandlerTrust *outer_trust;
 	OwnerContext owner;
 	FmgrInfo	function;
+	ErrorContextCallback callback;
+
+	callback.callback = hint_at_functions;
+	callback.arg = projection->handler;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 
 	OwnerContextEnter(&owner, projection);
 	outer_trust = Trust(&owner.trust);
@@ -126,6 +133,16 @@ HandlerCheck(const Projection *projection)
 	}
 	PG_END_TRY();
 	OwnerContextLeave(&owner);
+
+	error_context_stack = callback.previous;
+}
+
+/* A function in a bare literal, as other calls take it, is SQL here: of a single word. */
+static void
+hint_at_functions(void *handler)
+{
+	if (geterrcode() == ERRCODE_SYNTAX_ERROR && strpbrk(handler, " \t\r\n") == NULL)
+		errhint("To give a function, cast it, as in 'apply(daybook.event)'::regprocedure.");
 }
 
 /* Hands a batch to the handler, as the projection's owner. */
