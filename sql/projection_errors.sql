@@ -349,6 +349,10 @@ SELECT daybook.discard_parked('p', 'account-1', 'read only');
 SELECT daybook.verify_projection('p');
 SELECT daybook.drop_projection('p');
 RESET default_transaction_read_only;
+-- the trigger function of the definitions is not for tables of one's own
+CREATE TABLE restored (restored_pid text, restored_session_start text);
+CREATE TRIGGER restored BEFORE INSERT ON restored FOR EACH ROW EXECUTE FUNCTION daybook.projection_restored();
+INSERT INTO restored VALUES ('a', 'b');
 
 SELECT daybook.drop_projection('p');
 SELECT daybook.drop_event_table('account', true);

@@ -451,10 +451,12 @@ daybook_projection_restored(PG_FUNCTION_ARGS)
 	bool		nulls[2] = {false, false};
 	TupleDesc	desc;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
+	/* anyone can have the trigger on a table of his own, with columns of any type */
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(trigger->tg_relation) != DaybookRelation("projection"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("daybook.projection_restored was not called by a trigger")));
+				 errmsg("daybook.projection_restored must be called by a trigger of daybook.projection")));
 	desc = RelationGetDescr(trigger->tg_relation);
 	columns[0] = SPI_fnumber(desc, "restored_pid");
 	columns[1] = SPI_fnumber(desc, "restored_session_start");
