@@ -147,6 +147,10 @@ FROM generate_series(1, 2) n;
 SELECT count(DISTINCT tgname), max(length(tgname)) FROM pg_trigger WHERE tgname LIKE 'daybook_inline_long%';
 SELECT count(*) = 2 * (SELECT count(*) FROM account) AS twice FROM long;
 
+-- what the status is made of can be asked by anybody
+SELECT daybook.inline_triggers_live('nothing', '{account}');
+SELECT daybook.inline_triggers_live('nothing', array_fill(NULL::regclass, ARRAY[10000000]));
+
 -- dropping takes the triggers away
 SELECT daybook.drop_projection(name) FROM daybook.projection_status WHERE mode = 'inline';
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'daybook_inline%';
