@@ -253,6 +253,16 @@ REVOKE EXECUTE ON FUNCTION fld_place.who(text, daybook.event) FROM PUBLIC;
 CREATE FUNCTION fld_place.escape(state text, e daybook.event) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; RETURN current_user; END $$;
 SELECT daybook.create_fold('escape', 'account', 'fld_place.escape(text, daybook.event)', ''::text, 0);
 SELECT fld_try($$SELECT daybook.drop_fold('balance')$$);
+-- so does a cast by which its state becomes jsonb
+CREATE TYPE fld_place.mood AS ENUM ('fine');
+CREATE FUNCTION fld_place.mood_json(fld_place.mood) RETURNS json LANGUAGE sql AS $$ SELECT to_json(current_user::text) $$;
+CREATE CAST (fld_place.mood AS json) WITH FUNCTION fld_place.mood_json(fld_place.mood);
+CREATE FUNCTION fld_place.mood(state fld_place.mood, e daybook.event) RETURNS fld_place.mood LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
+SELECT daybook.create_fold('mood', 'account', 'fld_place.mood(fld_place.mood, daybook.event)', 'fine', 0);
+RESET ROLE;
+SELECT daybook.fold('mood', 'account-1'), (SELECT state FROM daybook.fold_all('mood') LIMIT 1) AS of_all;
+SELECT daybook.drop_fold('mood');
+DROP CAST (fld_place.mood AS json);
 SET ROLE fld_reader;
 SELECT daybook.fold('who', 'account-1');
 SELECT state FROM daybook.fold_all('who') LIMIT 1;

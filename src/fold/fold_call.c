@@ -171,7 +171,10 @@ RequireStateType(const FoldRun *run, Oid type)
 						 format_type_be(FoldRunStateType(run)->oid))));
 }
 
-/* As to_jsonb() gives it; in the current memory context. */
+/*
+ * As to_jsonb() gives it, which calls casts of the state's type to json: they
+ * run as the fold's owner, too.  In the current memory context.
+ */
 Datum
 StateToJsonb(FoldRun *run, Datum state)
 {
@@ -190,5 +193,8 @@ StateToJsonb(FoldRun *run, Datum state)
 	InitFunctionCallInfoData(*fcinfo, &function, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = state;
 	fcinfo->args[0].isnull = false;
-	return FunctionCallInvoke(fcinfo);
+	FoldEnter(run);
+	state = FunctionCallInvoke(fcinfo);
+	FoldLeave(run);
+	return state;
 }
