@@ -56,6 +56,7 @@ static bool make_event(NewEvent *event, const EventTable *table, int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void refuse_empty(Relation rel);
+static void check_subscription_owner(Relation rel);
 static void check_restored_id(NewEvent *event);
 static void refuse_given(NewEvent *event, int column, const char *name);
 static bool number_event(NewEvent *event, int64 last_version, Oid stream_index,
@@ -224,9 +225,12 @@ check_columns(NewEvent *event)
 	CheckEventType(event->rel, event->values, event->nulls);
 	if (event->restoring)
 	{
-		/* another database's numbers, in the order of its commits: ours are given here */
 		if (IsLogicalWorker())
+		{
+			check_subscription_owner(event->rel);
+			/* another database's numbers, in the order of its commits: ours are given here */
 			IS_NULL(event, EVENT_ID) = true;
+		}
 		check_restored_id(event);
 		return;
 	}
@@ -266,6 +270,23 @@ refuse_empty(Relation rel)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("stream_id and type of an event must not be empty"),
 			 errtable(rel)));
+}
+
+/*
+ * As of PostgreSQL 16 others than superusers can have subscriptions, to a
+ * database in which they can say of an event what they like.
+ */
+static void
+check_subscription_owner(Relation rel)
+{
+	if (!superuser_arg(GetSessionUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to replicate into event table \"%s\"",
+						RelationGetRelationName(rel)),
+				 errdetail("Replicated events keep what they say of when and by whom they were recorded, which only a superuser may give."),
+				 errhint("Have a superuser own the subscription."),
+				 errtable(rel)));
 }
 
 static void

@@ -80,6 +80,33 @@ ok(wait_until('the refusal', sub { server_log_lines($to, qr/cannot truncate appe
 is($to->safe_psql('postgres', 'SELECT count(*) FROM plain'), '1', '... and the row stays');
 $to->safe_psql('postgres', 'DROP SUBSCRIPTION plain');
 
+# Who may have a subscription is no superuser for that, and says nothing of who has appended.
+SKIP:
+{
+	skip 'subscriptions are for superusers', 2 if $to->pg_version < 16;
+	$from->safe_psql('postgres', q{
+CREATE TABLE forged (LIKE orders);
+CREATE PUBLICATION forged FOR TABLE forged;
+});
+	$to->safe_psql('postgres', qq{
+SELECT daybook.create_event_table('forged');
+CREATE ROLE forger LOGIN IN ROLE pg_create_subscription;
+GRANT CREATE ON DATABASE postgres TO forger;
+GRANT SELECT, INSERT ON forged TO forger;
+CREATE SUBSCRIPTION forged CONNECTION '$connection' PUBLICATION forged WITH (password_required = false, run_as_owner = true);
+});
+	$to->wait_for_subscription_sync($from, 'forged');
+	$to->safe_psql('postgres', 'ALTER SUBSCRIPTION forged OWNER TO forger');
+	$from->safe_psql('postgres', q{
+INSERT INTO forged (id, version, recorded_at, schema_version, event_id, recorded_by, stream_id, type, data)
+VALUES (1, 1, '1999-01-01', 1, gen_random_uuid(), 'somebody else', 'f-1', 'T', '{}')});
+	ok(wait_until('the refusal', sub { server_log_lines($to, qr/permission denied to replicate into event table "forged"/)
+				|| $to->safe_psql('postgres', 'SELECT count(*) FROM forged') }),
+		'what is replicated for others than superusers is looked at');
+	is($to->safe_psql('postgres', 'SELECT recorded_at, recorded_by FROM forged'), '', '... and refused');
+	$to->safe_psql('postgres', 'DROP SUBSCRIPTION forged');
+}
+
 # Both have now appended version 201: replication stops and says why.
 $from->safe_psql('postgres', q{INSERT INTO orders (stream_id, type) VALUES ('o-1', 'Conflict')});
 ok(wait_until('the conflict', sub { server_log_lines($to, qr/unique (constraint|index) "orders_stream_id_version_key"/) }),
