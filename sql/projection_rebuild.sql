@@ -178,6 +178,20 @@ SELECT daybook.rebuild_projection(NULL);
 SELECT daybook.rebuild_projection('balance', max_rate => -1);
 SET client_min_messages = warning;
 
+-- what is moved to the copies does not go with them, if it is append-only
+BEGIN;
+SELECT daybook.rebuild_projection('balance');
+SELECT nspname AS copies FROM pg_namespace WHERE nspname LIKE 'daybook\_rebuild%' \gset
+SET LOCAL client_min_messages = error;
+SELECT daybook.create_event_table('moved');
+INSERT INTO moved (stream_id, type) VALUES ('m-1', 'T');
+ALTER TABLE moved SET SCHEMA :copies;
+SAVEPOINT s;
+SELECT daybook.cancel_rebuild('balance');
+ROLLBACK TO s;
+SELECT count(*) FROM :copies.moved;
+ROLLBACK;
+
 -- a projection that is dropped takes its rebuild along
 SELECT daybook.rebuild_projection('balance', max_rate => 10);
 SELECT daybook.drop_projection(name) FROM unnest('{balance,call}'::text[]) name;

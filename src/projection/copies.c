@@ -147,7 +147,8 @@ CopiesDrop(const char *schema)
 	if (!OidIsValid(oid))
 		return;
 	ObjectAddressSet(address, NamespaceRelationId, oid);
-	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	/* not as an internal one: the guards have to see an event table that was moved there */
+	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_QUIETLY);
 }
 
 /* To the end of the nest level that the caller has begun. */
