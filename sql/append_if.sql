@@ -103,6 +103,19 @@ SELECT 'bulk-' || i % 10, 'T', ARRAY['bulk:' || i] FROM generate_series(1, 20000
 SELECT count(*) < 1000 AS few_locks FROM pg_locks WHERE pid = pg_backend_pid();
 COMMIT;
 
+-- all matching events count, whatever a session wants of its searches for words
+INSERT INTO dcb (stream_id, type, tags) SELECT 'many-' || i, 'Many', ARRAY['many'] FROM generate_series(1, 3000) i;
+SELECT daybook.create_tag_index('dcb');
+SET gin_fuzzy_search_limit = 5;
+SET enable_seqscan = off;
+SET enable_indexscan = off;
+SELECT marker AS many, cardinality(events) FROM daybook.read_matching('dcb', '{"tags": ["many"]}') \gset
+SELECT :cardinality AS matching;
+SELECT (daybook.append_if('dcb', '{"stream_id": "many-1", "type": "Many"}', '{"tags": ["many"]}', :many)).last_version;
+RESET enable_indexscan;
+RESET enable_seqscan;
+RESET gin_fuzzy_search_limit;
+
 -- whoever asks whether there are such events must be allowed to read them
 CREATE ROLE regress_daybook_dcb;
 GRANT INSERT ON dcb TO regress_daybook_dcb;

@@ -58,6 +58,7 @@ COMMENT ON FUNCTION daybook.matching_marker(jsonb, bigint) IS
 CREATE FUNCTION daybook.read_matching(event_table regclass, query jsonb,
 	OUT marker bigint, OUT events daybook.event[]) RETURNS record
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET gin_fuzzy_search_limit = 0
 AS $$
 BEGIN
 	EXECUTE pg_catalog.format(

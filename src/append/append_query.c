@@ -18,6 +18,7 @@
 #include "excerpt.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
@@ -157,10 +158,14 @@ CountMatching(Oid relid, const AppendQuery *query)
 									 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																get_rel_name(relid)),
 									 query->condition.data);
+	int			guc_level = NewGUCNestLevel();
 	SPIPlanPtr	plan;
 	bool		is_null;
 	int64		count;
 
+	/* a search for words may do with some of what matches */
+	(void) set_config_option("gin_fuzzy_search_limit", "0", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	CommandCounterIncrement();
 	SPI_connect();
 	plan = SPI_prepare(statement, 0, NULL);
@@ -171,5 +176,6 @@ CountMatching(Oid relid, const AppendQuery *query)
 	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 										1, &is_null));
 	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
 	return count;
 }
