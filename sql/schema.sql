@@ -228,7 +228,18 @@ SET search_path = public;
 SELECT data FROM daybook.replay('sch_place.events', 's');
 SELECT sch_try($$SELECT * FROM daybook.replay('sch_place.events', 'g')$$);
 SELECT current_user = session_user AS back, current_setting('search_path');
--- unless anyone may put things there
+-- unless others may put things there
+SET search_path = sch_place;
+CREATE FUNCTION reads(data jsonb) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN helper(data) IS NOT NULL; END $$;
+ALTER FUNCTION reads(jsonb) OWNER TO sch_owner;
+SELECT daybook.register_event_type('events', 'Checked', 1, "check" => 'reads(jsonb)');
+INSERT INTO events (stream_id, type) VALUES ('c', 'Checked');
+SET search_path = public;
+GRANT CREATE ON SCHEMA sch_place TO sch_other;
+SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
+INSERT INTO sch_place.events (stream_id, type) VALUES ('c', 'Checked');
+GRANT sch_owner TO sch_other;
+SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
 GRANT CREATE ON SCHEMA sch_place TO PUBLIC;
 SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
 

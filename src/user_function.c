@@ -29,7 +29,7 @@
 
 static void run_as(RunAs *saved, Oid role, int sec_context, const char *search_path);
 static void require_role(Oid role);
-static bool anyone_may_create_in(Oid schema);
+static bool others_may_create_in(Oid schema, Oid role);
 static Oid	function_owner(Oid function);
 static Oid	schema_owner(Oid schema);
 
@@ -78,36 +78,47 @@ RunAsEnd(const RunAs *saved)
 }
 
 /*
- * What a function names without a schema is looked for beside it, unless just
- * anyone could put something there.  The caller's own path has no say.
+ * What a function names without a schema is looked for beside it, unless others
+ * could put something there that would then run as the role.  The caller's own
+ * path has no say.
  */
 char *
-FunctionSearchPath(Oid function)
+FunctionSearchPath(Oid function, Oid role)
 {
 	Oid			schema = get_func_namespace(function);
 
-	if (schema == PG_CATALOG_NAMESPACE || anyone_may_create_in(schema))
+	if (schema == PG_CATALOG_NAMESPACE || others_may_create_in(schema, role))
 		return pstrdup("pg_catalog, pg_temp");
 	return psprintf("pg_catalog, %s, pg_temp",
 					quote_identifier(get_namespace_name(schema)));
 }
 
-/* Is CREATE on the schema granted to PUBLIC? */
+/* Is CREATE on the schema granted to somebody who could not act as the role anyway? */
 static bool
-anyone_may_create_in(Oid schema)
+others_may_create_in(Oid schema, Oid role)
 {
 	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
 	bool		result = false;
 	bool		is_null;
-	Datum		acl;
+	Datum		datum;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for schema %u", schema);
-	acl = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &is_null);
+	datum = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &is_null);
 	if (!is_null)
-		result = aclmask(DatumGetAclP(acl), ACL_ID_PUBLIC,
-						 ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner,
-						 ACL_CREATE, ACLMASK_ANY) != 0;
+	{
+		Oid			owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+		Acl		   *acl = DatumGetAclP(datum);
+
+		for (int i = 0; i < ACL_NUM(acl); i++)
+		{
+			const AclItem *item = &ACL_DAT(acl)[i];
+
+			if ((ACLITEM_GET_PRIVS(*item) & ACL_CREATE) != 0 && item->ai_grantee != owner &&
+				(item->ai_grantee == ACL_ID_PUBLIC || !has_privs_of_role(item->ai_grantee, role)))
+				result = true;
+		}
+	}
 	ReleaseSysCache(tuple);
 	return result;
 }

@@ -24,8 +24,8 @@ extern void RunAsRole(RunAs *saved, Oid role, const char *search_path);
 extern void RunAsSuperuser(RunAs *saved);
 extern void RunAsEnd(const RunAs *saved);
 
-/* The search path that a function is run with. */
-extern char *FunctionSearchPath(Oid function);
+/* The search path that a function is run with as a role. */
+extern char *FunctionSearchPath(Oid function, Oid role);
 
 /* In an error context: why a function may not have found what it names. */
 extern void HintAtSearchPath(const char *kind, const char *search_path);

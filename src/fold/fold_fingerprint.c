@@ -220,7 +220,7 @@ add_event_schema(Fingerprint *fingerprint, Relation event_table)
 		add_text(fingerprint, step->function);
 		if (!OidIsValid(function))
 			continue;			/* reading the events will tell */
-		add_text(fingerprint, FunctionSearchPath(function));
+		add_text(fingerprint, FunctionSearchPath(function, schema->owner));
 		meet_function(fingerprint, function);
 		immutable &= func_volatile(function) == PROVOLATILE_IMMUTABLE;
 	}

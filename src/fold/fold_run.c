@@ -148,7 +148,7 @@ FoldRunMake(const FoldDefinition *definition, MemoryContext parent)
 						definition->transition, definition->name),
 				 errdetail("A transition takes the state and a daybook.event, and returns a state of the same type."),
 				 errhint("Create the function again, or use daybook.drop_fold().")));
-	run->search_path = FunctionSearchPath(run->transition);
+	run->search_path = FunctionSearchPath(run->transition, definition->owner);
 	run->strict = func_strict(run->transition);
 	run->type.oid = get_func_rettype(run->transition);
 	get_typlenbyvalalign(run->type.oid, &run->type.len, &run->type.by_value, &run->type.align);
@@ -422,6 +422,7 @@ make_cache(void)
 	CacheRegisterSyscacheCallback(OPEROID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, forget_object, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, forget_object, (Datum) 0);
 }
 
 static void

@@ -309,10 +309,12 @@ prepare_function(EventSchema *schema, EventType *type, EventCheck *check)
 		refuse_function(schema, type, ERRCODE_INVALID_FUNCTION_DEFINITION,
 						"is not a function that returns boolean");
 	EventSchemaDependsOn(schema, PROCOID, function);
+	/* who may create objects there decides on the search path */
+	EventSchemaDependsOn(schema, NAMESPACEOID, get_func_namespace(function));
 	(void) get_func_signature(function, &arguments, &count);
 	check->takes_event = arguments[0] == GetDaybookOids()->event_type;
 	check->has_function = true;
-	check->search_path = FunctionSearchPath(function);
+	check->search_path = FunctionSearchPath(function, schema->owner);
 	fmgr_info(function, &check->function);
 }
 

@@ -157,6 +157,7 @@ make_cache(void)
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, forget_object, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_object, (Datum) 0);
 }
 
 /* Entries stay where they are: whoever looks next makes them anew. */

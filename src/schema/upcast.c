@@ -318,7 +318,7 @@ prepare_step(Upcasting *upcasting, int i)
 	CheckMayRun(function, upcasting->owner);
 	caller = MemoryContextSwitchTo(upcasting->context);
 	fmgr_info(function, &upcasting->functions[i].info);
-	upcasting->functions[i].search_path = FunctionSearchPath(function);
+	upcasting->functions[i].search_path = FunctionSearchPath(function, upcasting->owner);
 	MemoryContextSwitchTo(caller);
 }
 
