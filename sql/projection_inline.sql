@@ -140,6 +140,30 @@ INSERT INTO account SELECT (jsonb_populate_record(a, '{"id": 1000000, "version":
 SELECT count(*) FROM balance WHERE account = 'account-8';
 ROLLBACK;
 
+-- upcasters run as the owner of their own event table when events of several are replayed
+CREATE ROLE regress_daybook_inline_1;
+CREATE ROLE regress_daybook_inline_2;
+GRANT USAGE, CREATE ON SCHEMA inline_test TO regress_daybook_inline_1, regress_daybook_inline_2;
+CREATE FUNCTION name_user(data jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT data || jsonb_build_object('as', current_user) $$;
+SELECT daybook.create_event_table('one'), daybook.create_event_table('two');
+SELECT daybook.create_upcaster(t, 'Upcast', 1, 'name_user(jsonb)') FROM unnest('{one,two}'::regclass[]) t;
+ALTER TABLE one OWNER TO regress_daybook_inline_1;
+ALTER TABLE two OWNER TO regress_daybook_inline_2;
+INSERT INTO one (stream_id, type) VALUES ('one-1', 'Upcast');
+INSERT INTO two (stream_id, type) VALUES ('two-1', 'Upcast');
+INSERT INTO one (stream_id, type) VALUES ('one-1', 'Upcast');
+INSERT INTO two (stream_id, type) VALUES ('two-1', 'Upcast');
+CREATE TABLE upcast_as (event_table regclass, version bigint, role text);
+SELECT daybook.create_projection('upcast_as', '{one,two}', $$
+	INSERT INTO upcast_as SELECT event_table, version, data->>'as' FROM new_events
+$$, '{upcast_as}', mode => 'inline');
+SELECT * FROM upcast_as ORDER BY 1, 2;
+SELECT current_user = session_user AS unchanged;
+SELECT daybook.drop_projection('upcast_as');
+SELECT daybook.drop_event_table('one', true), daybook.drop_event_table('two', true);
+REVOKE ALL ON SCHEMA inline_test FROM regress_daybook_inline_1, regress_daybook_inline_2;
+DROP ROLE regress_daybook_inline_1, regress_daybook_inline_2;
+
 -- two names that are the same for as long as a trigger's name may be
 CREATE TABLE long (id bigint);
 SELECT daybook.create_projection(repeat('long', 15) || n, '{account}', 'INSERT INTO long SELECT id FROM new_events', '{long}', mode => 'inline')

@@ -63,6 +63,7 @@ static List *open_sources(const Projection *projection);
 static void close_sources(List *sources);
 static char *replay_query(List *sources);
 static void replay_batch(Handler *handler, List *sources, const ParkedStreams *streams);
+static void rest(InlineSource *source);
 static void check_isolation(const Projection *projection);
 
 /* Makes the triggers and applies the events that are there already. */
@@ -517,32 +518,37 @@ replay_batch(Handler *handler, List *sources, const ParkedStreams *streams)
 {
 	SPITupleTable *fetched = SPI_tuptable;
 	EventBatch	batch;
-	ListCell   *lc;
+	InlineSource *source = NULL;
 
 	EventBatchInit(&batch);
 	for (uint64 i = 0; i < fetched->numvals; i++)
 	{
 		Datum		values[EVENT_NATTS + 1];
 		bool		nulls[EVENT_NATTS + 1];
+		InlineSource *previous = source;
 
 		heap_deform_tuple(fetched->vals[i], fetched->tupdesc, values, nulls);
 		if (streams != NULL &&
 			!ParkedStreamsHave(streams, InvalidOid, TextDatumGetCString(values[EVENT_STREAM_ID - 1])))
 			continue;
-		add_event(&batch, handler->projection, list_nth(sources, DatumGetInt32(values[EVENT_NATTS])),
-				  values, nulls);
+		source = list_nth(sources, DatumGetInt32(values[EVENT_NATTS]));
+		/* the owner of one event table must not be left for that of another */
+		if (previous != source)
+			rest(previous);
+		add_event(&batch, handler->projection, source, values, nulls);
 	}
-	foreach(lc, sources)
-	{
-		InlineSource *source = lfirst(lc);
-
-		if (source->upcasting)
-			UpcastRest(source->upcasting);
-	}
+	rest(source);
 	if (batch.count > 0)
 		HandlerRun(handler, &batch);
 	EventBatchEnd(&batch);
 	SPI_freetuptable(fetched);
+}
+
+static void
+rest(InlineSource *source)
+{
+	if (source && source->upcasting)
+		UpcastRest(source->upcasting);
 }
 
 /* With an old snapshot, events committed since it was taken would be left out. */
