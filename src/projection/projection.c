@@ -23,6 +23,7 @@
 #include "daybook.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -311,7 +312,9 @@ ProgressReload(const char *name, ProjectionProgress *progress)
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		found = false;
 
+	/* VACUUM may have made the table shorter */
 	if (ItemPointerIsValid(&progress->tid) &&
+		ItemPointerGetBlockNumber(&progress->tid) < RelationGetNumberOfBlocks(rel) &&
 		table_tuple_fetch_row_version(rel, &progress->tid, snapshot, slot))
 	{
 		bool		isnull;

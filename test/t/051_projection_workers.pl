@@ -226,6 +226,33 @@ finish($pausing);
 unlike($pausing->{err}, qr/ERROR/, 'pausing never waits for the end of a batch');
 stop_load($busy);
 
+# A worker looks for its row where it has written it, which may be beyond the
+# end of the table after VACUUM.
+my $old = $node->background_psql('postgres');
+$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$old->query_safe('SELECT count(*) FROM event');
+sql(q{DO $$
+BEGIN
+	FOR i IN 1..200 LOOP
+		INSERT INTO event (stream_id, type) VALUES ('shorter-1', 'Happened');
+		COMMIT;
+		PERFORM daybook.wait_for_projection('p1');
+		COMMIT;
+	END LOOP;
+END $$});
+caught_up('all have written their rows many times');
+my $worker = q{SELECT worker_pid FROM daybook.projection_status WHERE name = 'p1'};
+$first = sql($worker);
+$log_end = -s $node->logfile;
+$old->quit;
+cmp_ok(sql(q{SELECT pg_relation_size('daybook.projection_position')}), '>', 65536, 'their versions take many pages');
+sql('VACUUM FULL daybook.projection_position');
+cmp_ok(sql(q{SELECT pg_relation_size('daybook.projection_position')}), '<', 65536, 'which VACUUM takes away');
+append(10);
+caught_up('all find their rows again');
+is(sql($worker), $first, 'a worker goes on');
+is(scalar(server_log_lines($node, qr/could not read block|should be empty/, $log_end)), 0, 'and does not look beyond the end');
+
 # A standby shows the projections, and keeps them once it is promoted.
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
