@@ -98,6 +98,7 @@ typedef struct OwnScan
 } OwnScan;
 
 static void own_scan_begin(OwnScan *scan, const char *table, const char *index, const char *name);
+static void lock_rows(void);
 static Relation open_own_table(const char *name, LOCKMODE lock);
 static void own_scan_end(OwnScan *scan);
 static int	compare_shares(const ListCell *a, const ListCell *b);
@@ -121,6 +122,18 @@ ProjectionLock(const char *name)
 {
 	LockDatabaseObject(DaybookRelation("projection"), lock_id(name), LOCK_PROJECTION,
 					   ExclusiveLock);
+	lock_rows();
+}
+
+/*
+ * Rows are replaced at the place where they were read, so the tables are locked
+ * from before that: VACUUM FULL and CLUSTER move rows.
+ */
+static void
+lock_rows(void)
+{
+	LockRelationOid(DaybookRelation("projection"), AccessShareLock);
+	LockRelationOid(DaybookRelation("projection_position"), AccessShareLock);
 }
 
 /* Takes the lock if that needs no waiting. */
@@ -134,6 +147,7 @@ ProjectionLockIfFree(const char *name)
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	AcceptInvalidationMessages();
+	lock_rows();
 	return true;
 }
 
