@@ -349,6 +349,9 @@ swap(Projector *projector)
 	}
 	if (ProgressLoad(handler->projection->rebuild_of, &live) && progress.position < live.position)
 		(void) advance(projector, handler, &progress);
+	/* what fails from here on is not for an event */
+	projector->wanted = 0;
+	projector->has_batch = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	swapped = RebuildSwap(handler->projection, &progress);
 	PopActiveSnapshot();
@@ -404,6 +407,7 @@ claim(Projector *projector, Projection *projection, ProjectionProgress *progress
 	projector->generation = progress->generation;
 	projector->position = progress->position;
 	projector->attempts = progress->attempts;
+	projector->swap_attempts = 0;
 	projector->retry_at = progress->retry_at;
 	memset(&projector->suspects, 0, sizeof(Suspects));
 	projector->batch_size = projection->batch_size;

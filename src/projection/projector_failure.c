@@ -55,11 +55,13 @@ ProjectorBatchFailed(Projector *projector, ErrorData *error)
 	MakeLogDurable();
 	projector->swapping = false;
 	projector->stream_failed |= projector->batch.stream != NULL;
-	if (transient && swapping)
+	if (swapping && (transient || count == 0))
 	{
-		/* readers of the tables have to get their turn */
+		/* batches succeed meanwhile; and readers of the tables have to get their turn */
 		projector->retry_at = next_try(projector->swap_attempts++, FAILED_PAUSE);
-		record_failure(projector, error, false, false);
+		record_failure(projector, error, !transient, false);
+		if (!transient)
+			ProjectorReportFailure(projector, projector->position, error);
 	}
 	else if (transient)
 	{

@@ -198,5 +198,28 @@ SELECT daybook.create_upcaster('account', 'Paid', 1, 'upcast(jsonb)'::regprocedu
 	is($node->safe_psql('postgres', q{SELECT sum(events) FROM seen}), 0, 'and all statements got the same events');
 }
 
+# An exchange that cannot be is tried again with growing pauses.
+{
+	$node->safe_psql('postgres', q{
+CREATE TABLE altered (id bigint);
+SELECT daybook.create_projection('altered', '{account}', 'INSERT INTO altered SELECT id FROM new_events', '{altered}');
+SELECT daybook.wait_for_projection('altered', timeout => '2 min')});
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; SELECT count(*) FROM altered');
+	$node->safe_psql('postgres', q{SELECT daybook.rebuild_projection('altered')});
+	ok(wait_until('the rebuild to be held up', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM daybook.rebuild_progress WHERE error_sqlstate = '55P03'}) == 1 }),
+		'a rebuild waits for a reader');
+	$holder->query_safe('ALTER TABLE altered ADD CHECK (id > 0); COMMIT');
+	$holder->quit;
+	my $log_end = -s $node->logfile;
+	ok(wait_until('the pauses to grow', sub {
+		$node->safe_psql('postgres', q{SELECT count(*) FROM daybook.projection_position WHERE name LIKE 'daybook_rebuild%'
+			AND error_sqlstate = '55000' AND retry_at - failed_at > interval '6 s'}) == 1 }),
+		'it fails where a table was altered meanwhile, less and less often');
+	cmp_ok(scalar(server_log_lines($node, qr/tables of projection "altered" were altered/, $log_end)), '<=', 6, 'and says so each time');
+	is($node->safe_psql('postgres', q{SELECT daybook.cancel_rebuild('altered')}), 't', 'until it is cancelled');
+}
+
 $node->stop;
 done_testing();
