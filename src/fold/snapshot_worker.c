@@ -557,6 +557,10 @@ has_recent_snapshot(FoldRun *run, Relation table, const Candidate *candidate)
 	return found;
 }
 
+/*
+ * A fold that is dropped meanwhile is waited for at its definition, which goes
+ * before what refers to it.
+ */
 static void
 store_position(const FoldTask *task)
 {
@@ -570,7 +574,7 @@ store_position(const FoldTask *task)
 	values[1] = Int64GetDatum(chunk_end);
 	values[2] = PointerGetDatum(fingerprint);
 	RunOnOwnTables("INSERT INTO daybook.fold_progress (fold, position, fingerprint)"
-				" SELECT $1, $2, $3 WHERE EXISTS (SELECT FROM daybook.fold_definition WHERE name = $1)"
+				" SELECT name, $2, $3 FROM daybook.fold_definition WHERE name = $1 FOR KEY SHARE"
 				" ON CONFLICT (fold) DO UPDATE SET position = EXCLUDED.position,"
 				" fingerprint = EXCLUDED.fingerprint",
 				3, types, values, NULL);
@@ -595,8 +599,8 @@ record_error(FoldTask *task, text *stream_id, const ErrorData *error)
 	values[3] = CStringGetTextDatum(error->message);
 	is_news = RunOnOwnTables("INSERT INTO daybook.fold_progress AS p"
 							 " (fold, position, error_at, error_stream_id, error_sqlstate, error_message)"
-							 " SELECT $1, 0, pg_catalog.clock_timestamp(), $2, $3, $4"
-							 " WHERE EXISTS (SELECT FROM daybook.fold_definition WHERE name = $1)"
+							 " SELECT name, 0, pg_catalog.clock_timestamp(), $2, $3, $4"
+							 " FROM daybook.fold_definition WHERE name = $1 FOR KEY SHARE"
 							 " ON CONFLICT (fold) DO UPDATE SET error_at = EXCLUDED.error_at,"
 							 " error_stream_id = EXCLUDED.error_stream_id,"
 							 " error_sqlstate = EXCLUDED.error_sqlstate,"
