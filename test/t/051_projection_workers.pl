@@ -144,15 +144,21 @@ sql(q{
 CREATE TABLE row (n int PRIMARY KEY, times int NOT NULL);
 INSERT INTO row VALUES (1, 0), (2, 0);
 ALTER DATABASE postgres SET deadlock_timeout = '10ms';
-SELECT daybook.create_projection('row', '{event}', 'UPDATE row SET times = times + (SELECT count(*) FROM new_events) WHERE n = 1; SELECT pg_sleep(1); UPDATE row SET times = times + (SELECT count(*) FROM new_events) WHERE n = 2', '{row}', from_position => daybook.head())});
+SELECT daybook.create_projection('row', '{event}', 'UPDATE row SET times = times + (SELECT count(*) FROM new_events) WHERE n = 1; SELECT pg_advisory_xact_lock(1); UPDATE row SET times = times + (SELECT count(*) FROM new_events) WHERE n = 2', '{row}', from_position => daybook.head())});
+my $gate = $node->background_psql('postgres');
+$gate->query_safe('SELECT pg_advisory_lock(1)');
 my $other = $node->background_psql('postgres');
 $other->query_safe("SET deadlock_timeout = '1h'");
 $other->query_safe('BEGIN; UPDATE row SET times = times WHERE n = 2');
 append(5);
 ok(wait_until('the projection has its first row', sub {
-	sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'daybook projector' AND query LIKE 'projection row: %' AND wait_event = 'PgSleep'}) }),
+	sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'daybook projector' AND query LIKE 'projection row: %' AND wait_event = 'advisory'}) }),
 	'a projection and a session lock rows in opposite orders');
 $other->query_until(qr/waiting/, "\\echo waiting\nUPDATE row SET times = times WHERE n = 1;\nCOMMIT;\n");
+ok(wait_until('the session waits for it', sub {
+	sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event = 'transactionid'}) }),
+	'the session waits for the projection');
+$gate->quit;
 ok(wait_until('the deadlock is noticed', sub { state_of('row') eq 'retrying' || server_log_lines($node, qr/deadlock detected/) }), 'which ends in a deadlock');
 $other->quit;
 caught_up('it catches up after the deadlock', 'row');
