@@ -70,6 +70,7 @@ int			daybook_notify_interval = DEFAULT_NOTIFY_INTERVAL;
 
 static DaybookOids oids;
 static bool oids_valid = false;
+static uint64 catalog_changes = 0;	/* that may concern them */
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -245,12 +246,14 @@ static void
 forget_oids(Datum arg, int cacheid, uint32 hashvalue)
 {
 	oids_valid = false;
+	catalog_changes++;
 }
 
 static void
 look_up_oids(void)
 {
 	const Oid	uuid = UUIDOID;
+	uint64		changes = catalog_changes;
 	DaybookOids found = {0};
 
 	found.extension = get_extension_oid(DAYBOOK_EXTENSION, true);
@@ -269,7 +272,8 @@ look_up_oids(void)
 														 buildoidvector(&uuid, 1), found.schema);
 	}
 	oids = found;
-	oids_valid = OidIsValid(found.extension) &&
+	/* some may be those of before a change that came in between */
+	oids_valid = changes == catalog_changes && OidIsValid(found.extension) &&
 		OidIsValid(found.event_trigger_function);
 }
 
