@@ -184,6 +184,9 @@ project(Projector *projector)
 
 	ProjectorBatchBegin(projector);
 	projector->had_turn = projector->claimed;
+	/* before all that can fail: what fails then has to wait, too */
+	if (projector->claimed && projector->retry_at > GetCurrentTimestamp())
+		return STEP_PAUSE;
 	StartTransactionCommand();
 	if (OidIsValid(LockDaybookExtension()))
 	{
@@ -194,8 +197,6 @@ project(Projector *projector)
 		step = STEP_EXIT;
 	else if (!projector->claimed || progress.generation != projector->generation)
 		step = claim(projector, handler->projection, &progress);
-	else if (projector->retry_at > GetCurrentTimestamp())
-		step = STEP_PAUSE;
 	else
 		return project_batch(projector, handler, &progress);
 	CommitTransactionCommand();
