@@ -28,6 +28,9 @@ SELECT "table", row, difference FROM daybook.verify_projection('balance', '{seen
 SELECT * FROM daybook.verify_projection('balance', '{seen}', '{account-1}');
 SELECT * FROM daybook.verify_projection('balance', '{seen}', '{account-1,NULL}', 'account');
 SELECT * FROM daybook.verify_projection('nobody');
+SELECT * FROM daybook.verify_projection('balance', '{{seen},{id}}');
+SELECT * FROM daybook.verify_projection('balance', '{seen,NULL}');
+SELECT * FROM daybook.verify_projection('balance', '{seen,sean}');
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'daybook\_verify%';
 -- a rebuild puts it right
 SELECT daybook.rebuild_projection('balance');

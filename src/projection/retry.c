@@ -66,6 +66,11 @@ daybook_retry_parked(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name and max_events of retry_parked must not be null")));
+	if (PG_GETARG_INT64(3) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must be at least 1"),
+				 errdetail("The value given is " INT64_FORMAT ".", PG_GETARG_INT64(3))));
 	projection = ProjectionToChange(fcinfo, &progress);
 	check_isolation(projection);
 	RefusePendingConstraints(projection);

@@ -51,6 +51,8 @@ typedef struct Verification
 } Verification;
 
 static void verification_init(Verification *verification, FunctionCallInfo fcinfo);
+static void check_ignored(Verification *verification);
+static void require_column(Verification *verification, const char *column, const char *hint);
 static void check_streams(Verification *verification, FunctionCallInfo fcinfo);
 static void read_state(Verification *verification);
 static bool build_and_compare(void *arg);
@@ -106,6 +108,7 @@ verification_init(Verification *verification, FunctionCallInfo fcinfo)
 	/* it may have changed, and its rows with it, while this waited for the tables' locks */
 	verification->projection = ProjectionOwned(name);
 	verification->ignore_columns = PG_GETARG_ARRAYTYPE_P_COPY(1);
+	check_ignored(verification);
 	check_streams(verification, fcinfo);
 	verification->result = (ReturnSetInfo *) fcinfo->resultinfo;
 
@@ -113,12 +116,28 @@ verification_init(Verification *verification, FunctionCallInfo fcinfo)
 	read_state(verification);
 }
 
+/* A name that was mistyped would leave the differences in that it was to hide. */
+static void
+check_ignored(Verification *verification)
+{
+	Datum	   *names;
+	int			n;
+
+	if (ARR_NDIM(verification->ignore_columns) > 1 ||
+		array_contains_nulls(verification->ignore_columns))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("ignore_columns of verify_projection must be a list without nulls")));
+	deconstruct_array(verification->ignore_columns, TEXTOID, -1, false, TYPALIGN_INT,
+					  &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		require_column(verification, TextDatumGetCString(names[i]),
+					   "ignore_columns names columns whose values are no matter of events.");
+}
+
 static void
 check_streams(Verification *verification, FunctionCallInfo fcinfo)
 {
-	Oid		   *tables;
-	int			n;
-
 	if (PG_ARGISNULL(2) != PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -132,15 +151,25 @@ check_streams(Verification *verification, FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("streams of verify_projection must not contain nulls")));
-	n = RelationArray(verification->projection->tables, &tables);
+	require_column(verification, verification->stream_column,
+				   "stream_column names the column of the tables that holds a row's stream.");
+}
+
+/* A column of at least one of the tables. */
+static void
+require_column(Verification *verification, const char *column, const char *hint)
+{
+	Oid		   *tables;
+	int			n = RelationArray(verification->projection->tables, &tables);
+
 	for (int i = 0; i < n; i++)
-		if (get_attnum(tables[i], verification->stream_column) != InvalidAttrNumber)
+		if (get_attnum(tables[i], column) != InvalidAttrNumber)
 			return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),
 			 errmsg("no table of projection \"%s\" has a column \"%s\"",
-					verification->projection->name, verification->stream_column),
-			 errhint("stream_column names the column of the tables that holds a row's stream.")));
+					verification->projection->name, column),
+			 errhint("%s", hint)));
 }
 
 /* How far the projection is in the snapshot, and what it has not applied. */
