@@ -93,3 +93,5 @@ AS 'MODULE_PATHNAME', 'daybook_create_publication'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 SELECT daybook.create_publication();
 DROP FUNCTION daybook.create_publication();
+COMMENT ON PUBLICATION daybook IS
+'all event tables, for the sequencer; the extension keeps it';

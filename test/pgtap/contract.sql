@@ -10,6 +10,7 @@ CREATE TEMP TABLE declared (signature text PRIMARY KEY, arguments text, traits t
 INSERT INTO declared VALUES
 ('daybook.create_event_table(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.drop_event_table(regclass,boolean)', 'event_table, force', 'volatile strict unsafe', 'everyone'),
+('daybook.event_table_name(regclass)', 'event_table', 'stable strict safe', 'everyone'),
 ('daybook.event_before_insert()', '', 'volatile unsafe', 'everyone'),
 ('daybook.event_id_given(uuid)', 'event_id', 'immutable strict safe', 'everyone'),
 ('daybook.register_event_table(regclass)', 'event_table', 'volatile strict unsafe', 'superuser'),
@@ -59,7 +60,7 @@ INSERT INTO declared VALUES
 ('daybook.drop_snapshots(text)', 'name', 'volatile strict unsafe', 'everyone'),
 ('daybook.fold(text,text,anyelement,bigint,timestamp with time zone)', 'name, stream_id, state_type, to_version, until', 'stable safe', 'everyone'),
 ('daybook.fold(text,text,bigint,timestamp with time zone)', 'name, stream_id, to_version, until', 'stable safe', 'everyone'),
-('daybook.fold(text,text,integer)', 'name, stream_id, to_version', 'stable safe', 'everyone'),
+('daybook.fold(text,text,integer)', 'name, stream_id, ', 'stable safe', 'everyone'),
 ('daybook.fold_all(text)', 'name', 'stable safe', 'everyone'),
 ('daybook.fold_all(text,anyelement)', 'name, state_type', 'stable safe', 'everyone'),
 ('daybook.fold_changed()', '', 'volatile unsafe', 'everyone'),
