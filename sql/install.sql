@@ -34,6 +34,14 @@ ORDER BY object COLLATE "C";
 DROP VIEW member;
 DROP EXTENSION daybook;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'daybook';
+-- a schema of that name is then a user's own, and so are functions named as its were
+CREATE SCHEMA daybook;
+CREATE FUNCTION daybook.read_all(int, int, int, int, int) RETURNS SETOF int LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT $5; END $$;
+SELECT * FROM daybook.read_all(1, 2, 3, 4, 5);
+CREATE FUNCTION daybook.fold_all(text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT $1; END $$;
+SELECT * FROM daybook.fold_all('own');
+DROP FUNCTION daybook.read_all, daybook.fold_all;
+DROP SCHEMA daybook;
 -- it needs no other schema, and keeps none from being dropped
 SET search_path = '';
 CREATE EXTENSION daybook;

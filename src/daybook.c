@@ -257,8 +257,12 @@ look_up_oids(void)
 	DaybookOids found = {0};
 
 	found.extension = get_extension_oid(DAYBOOK_EXTENSION, true);
-	found.schema = get_namespace_oid(DAYBOOK_SCHEMA, true);
-	found.access_method = get_am_oid("daybook", true);
+	/* without it, a schema of that name is a user's */
+	if (OidIsValid(found.extension))
+	{
+		found.schema = get_namespace_oid(DAYBOOK_SCHEMA, true);
+		found.access_method = get_am_oid("daybook", true);
+	}
 	if (OidIsValid(found.schema))
 	{
 		found.event_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
