@@ -240,6 +240,9 @@ SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
 INSERT INTO sch_place.events (stream_id, type) VALUES ('c', 'Checked');
 GRANT sch_owner TO sch_other;
 SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
+INSERT INTO sch_place.events (stream_id, type) VALUES ('c', 'Checked');
+REVOKE sch_owner FROM sch_other;
+INSERT INTO sch_place.events (stream_id, type) VALUES ('c', 'Checked');
 GRANT CREATE ON SCHEMA sch_place TO PUBLIC;
 SELECT sch_try($$SELECT data FROM daybook.replay('sch_place.events', 's')$$);
 

@@ -72,6 +72,7 @@ static uint64 invalidations = 0;
 static void make_cache(void);
 static void forget_relation(Datum arg, Oid relid);
 static void forget_object(Datum arg, int cache_id, uint32 hash);
+static void forget_roles(Datum arg, int cache_id, uint32 hash);
 static bool depends_on(const CacheEntry *entry, int cache_id, Oid object, uint32 hash);
 static EventSchema *load_schema(Relation event_table);
 static SysScanDesc begin_scan(Relation rel, const char *index, Oid relid);
@@ -158,6 +159,8 @@ make_cache(void)
 	CacheRegisterSyscacheCallback(PROCOID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, forget_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_object, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, forget_roles, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, forget_roles, (Datum) 0);
 }
 
 /* Entries stay where they are: whoever looks next makes them anew. */
@@ -185,6 +188,13 @@ forget_object(Datum arg, int cache_id, uint32 hash)
 	while ((entry = hash_seq_search(&status)) != NULL)
 		if (depends_on(entry, cache_id, InvalidOid, hash))
 			entry->valid = false;
+}
+
+/* Who may act as an owner, on which search paths depend, can follow from any role. */
+static void
+forget_roles(Datum arg, int cache_id, uint32 hash)
+{
+	forget_relation(arg, InvalidOid);
 }
 
 static bool
