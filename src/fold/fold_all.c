@@ -68,7 +68,7 @@ typedef struct FoldAll
 	TupleTableSlot *waiting;	/* first event of the next stream, if it is known */
 	bool		at_end;
 	MemoryContext batch_context;
-	MemoryContext row_context;
+	MemoryContext jsonb_context;	/* to make jsonb of one state in */
 	int			batch_room;
 	int			count;
 	int			next;
@@ -82,6 +82,7 @@ static void end_fold_all(RowSource *source);
 static void fill_batch(FoldAll *all);
 static bool take_streams(FoldAll *all);
 static int64 fold_next_stream(FoldAll *all);
+static Datum state_to_jsonb(FoldAll *all, Datum state);
 static int64 fold_from_snapshot(FoldAll *all, StreamState *stream, Snapshotted *from);
 static int64 fold_in_passing(FoldAll *all, StreamState *stream, TupleTableSlot *event);
 static int64 take_event(FoldAll *all, StreamState *stream, TupleTableSlot *event);
@@ -160,8 +161,8 @@ begin_fold_all(const RowCall *call)
 		StreamReaderSeekAfter(all->reader, NULL, NULL);
 	all->batch_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all batch",
 											   ALLOCSET_DEFAULT_SIZES);
-	all->row_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all row",
-											 ALLOCSET_DEFAULT_SIZES);
+	all->jsonb_context = AllocSetContextCreate(CurrentMemoryContext, "fold_all jsonb",
+											   ALLOCSET_DEFAULT_SIZES);
 	all->batch_room = 1;
 
 	TupleDescInitEntry(desc, FOLD_ALL_STREAM_ID, "stream_id", TEXTOID, -1, 0);
@@ -180,7 +181,6 @@ next_state(RowSource *source)
 	StreamState *stream;
 
 	ExecClearTuple(slot);
-	MemoryContextReset(all->row_context);
 	if (all->next == all->count)
 		fill_batch(all);
 	if (all->next == all->count)
@@ -192,13 +192,6 @@ next_state(RowSource *source)
 	slot->tts_values[FOLD_ALL_STATE - 1] = stream->state;
 	memset(slot->tts_isnull, false, FOLD_ALL_NATTS);
 	slot->tts_isnull[FOLD_ALL_STATE - 1] = stream->is_null;
-	if (all->as_jsonb && !stream->is_null)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(all->row_context);
-
-		slot->tts_values[FOLD_ALL_STATE - 1] = StateToJsonb(all->run, stream->state);
-		MemoryContextSwitchTo(caller);
-	}
 	return ExecStoreVirtualTuple(slot);
 }
 
@@ -282,12 +275,27 @@ fold_next_stream(FoldAll *all)
 	else
 		events = fold_in_passing(all, stream, event);
 	stream->state = FoldState(all->run, &stream->is_null);
-	if (!stream->is_null)
+	if (!stream->is_null && all->as_jsonb)
+		stream->state = state_to_jsonb(all, stream->state);
+	else if (!stream->is_null)
 		stream->state = datumCopy(stream->state, FoldRunStateType(all->run)->by_value,
 								  FoldRunStateType(all->run)->len);
 	MemoryContextSwitchTo(caller);
 	all->count++;
 	return events;
+}
+
+/* Within the batch, since to become the fold's owner costs more than this. */
+static Datum
+state_to_jsonb(FoldAll *all, Datum state)
+{
+	MemoryContext caller = MemoryContextSwitchTo(all->jsonb_context);
+
+	state = StateToJsonb(all->run, state);
+	MemoryContextSwitchTo(caller);
+	state = datumCopy(state, false, -1);
+	MemoryContextReset(all->jsonb_context);
+	return state;
 }
 
 /* Leaves the scan, to come back to it after the stream. */

@@ -36,6 +36,7 @@ typedef struct FoldRequest
 
 static bool read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request);
 static void fold_stream(FoldRun *run, const FoldRequest *request);
+static Datum one_state_to_jsonb(FoldRun *run, Datum state);
 
 /* daybook.fold(name, stream_id, to_version, until) */
 Datum
@@ -52,10 +53,22 @@ daybook_fold(PG_FUNCTION_ARGS)
 	fold_stream(run, &request);
 	state = FoldState(run, &is_null);
 	if (!is_null)
-		state = StateToJsonb(run, state);
+		state = one_state_to_jsonb(run, state);
 	FoldRunRelease(run);
 	if (is_null)
 		PG_RETURN_NULL();
+	return state;
+}
+
+/* To become the owner costs time, and there is nothing to be run for a state of type jsonb. */
+static Datum
+one_state_to_jsonb(FoldRun *run, Datum state)
+{
+	if (FoldRunStateType(run)->oid == JSONBOID)
+		return StateToJsonb(run, state);
+	FoldEnter(run);
+	state = StateToJsonb(run, state);
+	FoldLeave(run);
 	return state;
 }
 
@@ -172,8 +185,9 @@ RequireStateType(const FoldRun *run, Oid type)
 }
 
 /*
- * As to_jsonb() gives it, which calls casts of the state's type to json: they
- * run as the fold's owner, too.  In the current memory context.
+ * As to_jsonb() gives it, in the current memory context.  Unless the state is
+ * jsonb, the caller is between FoldEnter() and FoldLeave(): casts of its type to
+ * json are called, which run as the fold's owner, too.
  */
 Datum
 StateToJsonb(FoldRun *run, Datum state)
@@ -193,8 +207,5 @@ StateToJsonb(FoldRun *run, Datum state)
 	InitFunctionCallInfoData(*fcinfo, &function, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = state;
 	fcinfo->args[0].isnull = false;
-	FoldEnter(run);
-	state = FunctionCallInvoke(fcinfo);
-	FoldLeave(run);
-	return state;
+	return FunctionCallInvoke(fcinfo);
 }
