@@ -16,7 +16,6 @@
 #include "catalog/namespace.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/registry.h"
 #include "executor/spi.h"

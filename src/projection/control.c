@@ -20,7 +20,6 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
-#include "projection/projector.h"
 #include "projection/projector_slots.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

@@ -18,7 +18,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
-#include "projection/projector.h"
 #include "sequencer/log_scan.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

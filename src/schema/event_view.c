@@ -15,7 +15,6 @@
 #include "commands/defrem.h"
 #include "daybook.h"
 #include "event_table/event_source.h"
-#include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"

@@ -11,8 +11,6 @@
 #include "access/tableam.h"
 #include "arguments.h"
 #include "catalog/pg_type.h"
-#include "compat.h"
-#include "daybook.h"
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "miscadmin.h"

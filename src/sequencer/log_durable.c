@@ -25,7 +25,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "compat.h"
-#include "daybook.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "sequencer/log_durable.h"

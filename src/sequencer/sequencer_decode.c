@@ -41,7 +41,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
-#include "varint.h"
 #include "wal_place.h"
 
 /* A round stops decoding after this many events. */
