@@ -176,6 +176,7 @@ SELECT daybook.discard_parked('balance', 'account-8', 'x');
 RESET ROLE;
 SELECT daybook.retry_parked(NULL);
 SELECT daybook.retry_parked('nobody');
+SELECT daybook.retry_parked('nobody', max_events => 0);
 
 -- and what was discarded, if it was not from another's projection of the name
 SELECT count(*) FROM daybook.discarded_events WHERE projection = 'balance' AND position > :base;
