@@ -206,14 +206,14 @@ daybook_project_inline(PG_FUNCTION_ARGS)
 	MemoryContext save;
 	EventBatch	batch;
 
-	if (handler->projection->is_paused)
+	if (handler != NULL && handler->projection->is_paused)
 		return PointerGetDatum(NULL);
 	if (daybook_restore)
 	{
 		/* the projection's tables come from the same dump */
 		ereport(NOTICE,
 				(errmsg("inline projection \"%s\" is not applied to restored events",
-						handler->projection->name),
+						((TriggerData *) fcinfo->context)->tg_trigger->tgargs[0]),
 				 errhint("Unless its tables are restored too, call daybook.rebuild_projection().")));
 		return PointerGetDatum(NULL);
 	}
@@ -312,6 +312,8 @@ create_trigger(const Projection *projection, Oid source)
 /*
  * The handler that a trigger stands for.  Anyone may make triggers on tables
  * of their own: only those that create_projection made can feed a projection.
+ * NULL while a dump is loaded into tables that have their triggers already, as
+ * its events can come before the projection.
  */
 static Handler *
 handler_of_trigger(FunctionCallInfo fcinfo)
@@ -332,6 +334,8 @@ handler_of_trigger(FunctionCallInfo fcinfo)
 				 errmsg("daybook.project_inline was not called by the trigger of an inline projection")));
 	name = data->tg_trigger->tgargs[0];
 	handler = strlen(name) < NAMEDATALEN ? HandlerGet(name) : NULL;
+	if (handler == NULL && daybook_restore)
+		return NULL;
 	if (handler == NULL || !handler->projection->is_inline)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

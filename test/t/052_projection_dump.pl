@@ -44,6 +44,7 @@ sql('postgres', q{INSERT INTO "Some Place"."the events" (stream_id, type) VALUES
 ok(wait_until('the log is ahead', sub { sql('postgres', 'SELECT daybook.head()') == 1101 }), 'the inline one is paused');
 $node->command_ok([ 'pg_dump', '-f', "$dir/plain.sql", 'postgres' ], 'a plain dump');
 $node->command_ok([ 'pg_dump', '-Fd', '-j', 2, '-f', "$dir/directory", 'postgres' ], 'a dump in parallel');
+$node->command_ok([ 'pg_dump', "--$_-only", '-f', "$dir/$_.sql", 'postgres' ], "a dump of the $_") for qw(schema data);
 $lock->query_safe('ROLLBACK');
 $lock->quit;
 
@@ -73,6 +74,15 @@ rows_are_right('parallel');
 sql('postgres', 'CREATE DATABASE single');
 $node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('single'), '-f', "$dir/plain.sql" ], 'restored by psql');
 rows_are_right('single');
+
+# Triggers first: the events come before the definition of the inline projection.
+sql('postgres', 'CREATE DATABASE parts');
+for my $part (qw(schema data))
+{
+	local $ENV{PGOPTIONS} = '-c daybook.restore=on';
+	$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('parts'), '-f', "$dir/$part.sql" ], "the $part restored by psql");
+}
+rows_are_right('parts');
 
 # Half restored: the definitions and positions are there, the tables' rows are not.
 sql('postgres', 'CREATE DATABASE half');
