@@ -111,6 +111,7 @@ static int64 chunk_end;
 static uint64 wait_beyond = 0;		/* head of the log when all was done */
 
 static BackgroundWorkerHandle *worker_handle = NULL;
+static bool shortage_reported = false;
 
 static bool snapshots_wanted(void);
 static void start_worker(void);
@@ -196,13 +197,17 @@ start_worker(void)
 	strlcpy(worker.bgw_function_name, "daybook_snapshot_worker_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "daybook snapshots for database %u", MyDatabaseId);
 	strlcpy(worker.bgw_type, "daybook snapshots", BGW_MAXLEN);
-	if (!RegisterDynamicBackgroundWorker(&worker, &worker_handle))
+	if (RegisterDynamicBackgroundWorker(&worker, &worker_handle))
+		shortage_reported = false;
+	else
 	{
 		worker_handle = NULL;
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("daybook could not start a worker for snapshots of folds"),
-				 errhint("Increase max_worker_processes; until then folds are computed without new snapshots.")));
+		if (!shortage_reported)
+			ereport(LOG,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("daybook could not start a worker for snapshots of folds"),
+					 errhint("Increase max_worker_processes; until then folds are computed without new snapshots.")));
+		shortage_reported = true;
 	}
 	MemoryContextSwitchTo(caller);
 }

@@ -248,6 +248,9 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 
 # Too few worker processes: the view says so, and it passes.
 {
+	$node->safe_psql($_, q{
+		CREATE FUNCTION count_events(state int, event daybook.event) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT state + 1';
+		SELECT daybook.create_fold('counted', 'orders', 'count_events(int, daybook.event)', 0)}) for qw(one two);
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 3');
 	$node->restart;
 	ok(wait_until('one worker', sub { workers() ne '' }), 'one worker has a place');
@@ -256,6 +259,18 @@ INSERT INTO orders (stream_id, type) SELECT 's-' || i, 'Happened' FROM generate_
 	ok(wait_until('a hint', sub { status($node, 'hint', $lacks) =~ /max_worker_processes/ }),
 		'a database without one says what to increase');
 	is(status($node, 'mode', $lacks), 'stopped', 'and that nothing is sequenced');
+
+	# a database has its worker, and none is left for the snapshots of its folds
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 5');
+	my $offset = -s $node->logfile;
+	$node->restart;
+	my $no_snapshots = sub { server_log_lines($node, qr/could not start a worker for snapshots/, $offset) };
+	ok(wait_until('the snapshots', sub { $no_snapshots->() > 0 }), 'the log says that a worker for snapshots is missing');
+	my $tries_again = time() + 6;
+	ok(wait_until('another try', sub { time() > $tries_again }), 'it is tried again');
+	my %said;
+	/\[(\d+)\]/ and $said{$1}++ for $no_snapshots->();
+	is(scalar(grep { $_ > 1 } values %said), 0, '... and not said again');
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 32');
 	$node->restart;
 	ok(all_published($node, $lacks), 'with more of them the events are published');
