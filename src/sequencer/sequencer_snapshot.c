@@ -51,7 +51,9 @@ TransactionsInProgress(Snapshot snapshot, TransactionId **xids)
 	int			count = snapshot->xcnt;
 
 	*xids = palloc(max * sizeof(TransactionId));
-	memcpy(*xids, snapshot->xip, count * sizeof(TransactionId));
+	/* a snapshot without transactions may have no array of them */
+	if (count > 0)
+		memcpy(*xids, snapshot->xip, count * sizeof(TransactionId));
 	qsort(*xids, count, sizeof(TransactionId), xidComparator);
 	while (TransactionIdPrecedes(xid, next))
 	{
@@ -91,7 +93,8 @@ HandOver(Snapshot snapshot)
 	handover.xmax = snapshot->xmax;
 	handover.in_progress = MemoryContextAlloc(TopMemoryContext,
 											  (handover.count + 1) * sizeof(TransactionId));
-	memcpy(handover.in_progress, snapshot->xip, handover.count * sizeof(TransactionId));
+	if (handover.count > 0)
+		memcpy(handover.in_progress, snapshot->xip, handover.count * sizeof(TransactionId));
 	qsort(handover.in_progress, handover.count, sizeof(TransactionId), xidComparator);
 	handover.upto = GetXLogInsertRecPtr();
 }
