@@ -353,6 +353,11 @@ RESET default_transaction_read_only;
 CREATE TABLE restored (restored_pid text, restored_session_start text);
 CREATE TRIGGER restored BEFORE INSERT ON restored FOR EACH ROW EXECUTE FUNCTION daybook.projection_restored();
 INSERT INTO restored VALUES ('a', 'b');
+-- nor for another event of theirs
+BEGIN;
+CREATE TRIGGER restored BEFORE UPDATE ON daybook.projection EXECUTE FUNCTION daybook.projection_restored();
+UPDATE daybook.projection SET name = name;
+ROLLBACK;
 
 SELECT daybook.drop_projection('p');
 SELECT daybook.drop_event_table('account', true);

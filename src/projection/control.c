@@ -452,10 +452,13 @@ daybook_projection_restored(PG_FUNCTION_ARGS)
 
 	/* anyone can have the trigger on a table of his own, with columns of any type */
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
 		RelationGetRelid(trigger->tg_relation) != DaybookRelation("projection"))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("daybook.projection_restored must be called by a trigger of daybook.projection")));
+				 errmsg("daybook.projection_restored must be called by a BEFORE INSERT trigger of daybook.projection for each row")));
 	desc = RelationGetDescr(trigger->tg_relation);
 	columns[0] = SPI_fnumber(desc, "restored_pid");
 	columns[1] = SPI_fnumber(desc, "restored_session_start");
