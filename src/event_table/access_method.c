@@ -123,8 +123,9 @@ static Oid
 table_copied_to(Relation rel)
 {
 	Oid			old;
+	char		more;
 
-	if (sscanf(RelationGetRelationName(rel), "pg_temp_%u", &old) == 1 &&
+	if (sscanf(RelationGetRelationName(rel), "pg_temp_%u%c", &old, &more) == 1 &&
 		TableIsProtected(old))
 		return old;
 	return InvalidOid;
