@@ -17,9 +17,9 @@
 #include "compat.h"
 #include "excerpt.h"
 #include "executor/spi.h"
+#include "relation_text.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 static void parse_item(AppendQuery *query, JsonbContainer *object, int number);
@@ -155,8 +155,7 @@ int64
 CountMatching(Oid relid, const AppendQuery *query)
 {
 	char	   *statement = psprintf("SELECT pg_catalog.count(*) FROM ONLY %s WHERE %s",
-									 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-																get_rel_name(relid)),
+									 RelationText(relid),
 									 query->condition.data);
 	int			guc_level = NewGUCNestLevel();
 	SPIPlanPtr	plan;

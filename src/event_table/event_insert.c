@@ -19,13 +19,13 @@
 #include "excerpt.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "relation_text.h"
 #include "replication/logicalworker.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
@@ -205,8 +205,7 @@ require_registered(Relation rel)
 					RelationGetRelationName(rel)),
 			 errdetail("Its events would be missing from daybook.log."),
 			 errhint("A superuser can register it with daybook.register_event_table('%s').",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel))),
+					 RelationText(RelationGetRelid(rel))),
 			 errtable(rel)));
 }
 

@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "relation_text.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -39,7 +40,6 @@ static void refuse_extension_script(void);
 static void refuse_generated_columns(Relation rel);
 static void require_free_ids(Oid relid);
 static void take_ids(Oid relid);
-static char *qualified_name(Oid relid);
 static void run(const char *command);
 static void require_empty(Oid relid);
 static void drop_table(Oid relid);
@@ -144,7 +144,7 @@ daybook_event_table_name(PG_FUNCTION_ARGS)
 
 	(void) RequireEventTable(rel);
 	table_close(rel, NoLock);
-	PG_RETURN_TEXT_P(cstring_to_text(qualified_name(relid)));
+	PG_RETURN_TEXT_P(cstring_to_text(RelationText(relid)));
 }
 
 /*
@@ -177,7 +177,7 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("event table \"%s\" is registered already", get_rel_name(relid))));
 	require_free_ids(relid);
-	RegisterEventTable(relid, qualified_name(relid));
+	RegisterEventTable(relid, RelationText(relid));
 	take_ids(relid);
 	PG_RETURN_VOID();
 }
@@ -220,7 +220,7 @@ require_free_ids(Oid relid)
 			continue;
 		query = psprintf("SELECT FROM ONLY %s a JOIN ONLY %s b "
 						 "ON a.id OPERATOR(pg_catalog.=) b.id LIMIT 1",
-						 qualified_name(relid), qualified_name(other));
+						 RelationText(relid), RelationText(other));
 		SPI_connect();
 		if (SPI_execute(query, false, 1) != SPI_OK_SELECT)
 			elog(ERROR, "could not compare ids");
@@ -247,7 +247,7 @@ take_ids(Oid relid)
 
 	SPI_connect();
 	if (SPI_execute(psprintf("SELECT pg_catalog.min(id), pg_catalog.max(id) FROM ONLY %s",
-							 qualified_name(relid)), false, 1) != SPI_OK_SELECT)
+							 RelationText(relid)), false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the ids of a table");
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
@@ -260,13 +260,6 @@ take_ids(Oid relid)
 	RestoredIdTaken(highest);
 	RestoredIdTaken(lowest);
 	WakeDatabaseWorkerAtCommit();
-}
-
-static char *
-qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
 
 /* daybook.drop_event_table(event_table regclass, force boolean DEFAULT false) */
@@ -313,7 +306,7 @@ drop_table(Oid relid)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	SPI_connect();
-	run(psprintf("DROP TABLE %s", qualified_name(relid)));
+	run(psprintf("DROP TABLE %s", RelationText(relid)));
 	SPI_finish();
 	error_context_stack = callback.previous;
 }
@@ -337,5 +330,5 @@ require_empty(Oid relid)
 			 errmsg("append-only table \"%s\" is not empty", get_rel_name(relid)),
 			 errdetail("Its rows would be lost."),
 			 errhint("Say daybook.drop_event_table('%s', force => true) to drop it with its rows.",
-					 qualified_name(relid))));
+					 RelationText(relid))));
 }

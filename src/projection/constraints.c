@@ -20,6 +20,7 @@
 #include "compat.h"
 #include "nodes/makefuncs.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"

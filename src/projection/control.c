@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "projection/projector_slots.h"
+#include "relation_text.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"

@@ -29,6 +29,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "storage/lmgr.h"
 #include "user_function.h"
 #include "utils/builtins.h"

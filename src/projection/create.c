@@ -18,6 +18,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "sequencer/log_scan.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

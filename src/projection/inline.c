@@ -31,6 +31,7 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "replay/event_reader.h"
 #include "schema/upcast.h"
 #include "storage/lmgr.h"

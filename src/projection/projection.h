@@ -116,7 +116,6 @@ extern Oid	DaybookTypeOid(const char *name);
 
 /* relations.c */
 extern int	RelationArray(ArrayType *array, Oid **relations);
-extern char *RelationText(Oid relation);
 extern List *RelationParts(ArrayType *array);
 
 /* An event's place, as shown in errors. */

@@ -14,6 +14,7 @@
 #include "access/table.h"
 #include "catalog/heap.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 
 static Oid	first_among(ArrayType *tables, const List *parts);
 static bool array_has_relation(ArrayType *array, Oid relation);

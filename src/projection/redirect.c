@@ -21,6 +21,7 @@
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"

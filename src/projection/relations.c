@@ -10,8 +10,6 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "projection/projection.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 /* The elements of a regclass[]; returns their number. */
@@ -24,17 +22,6 @@ RelationArray(ArrayType *array, Oid **relations)
 	Assert(ARR_ELEMTYPE(array) == REGCLASSOID && !array_contains_nulls(array));
 	*relations = (Oid *) ARR_DATA_PTR(array);
 	return n;
-}
-
-/* A relation's name, qualified and quoted for use in SQL and in messages. */
-char *
-RelationText(Oid relation)
-{
-	char	   *name = get_rel_name(relation);
-
-	if (name == NULL)
-		return psprintf("%u", relation);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 }
 
 /* The relations, and all that inherit from them, down to the last partition. */

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "position_list.h"
 #include "projection/projection.h"
+#include "relation_text.h"
 #include "replay/event_reader.h"
 #include "subtransaction.h"
 #include "user_function.h"

@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "relation_text.h"
 #include "rewrite/rewriteHandler.h"
 #include "schema/event_schema.h"
 #include "schema/schema_ddl.h"
@@ -237,8 +238,7 @@ snake_case(text *type)
 static char *
 view_query(Relation event_table, text *type, Oid payload_type)
 {
-	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(event_table)),
-												   RelationGetRelationName(event_table));
+	char	   *table = RelationText(RelationGetRelid(event_table));
 	StringInfoData query;
 
 	initStringInfo(&query);

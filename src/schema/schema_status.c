@@ -19,6 +19,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "relation_text.h"
 #include "schema/distinct_names.h"
 #include "schema/upcast.h"
 #include "user_function.h"
@@ -58,8 +59,7 @@ daybook_stored_types(PG_FUNCTION_ARGS)
 	char	   *table;
 
 	table_close(OpenReadableEventTable(relid), NoLock);
-	table = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									   get_rel_name(relid));
+	table = RelationText(relid);
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	if (SPI_execute(psprintf("SELECT type, schema_version, pg_catalog.count(*),"
