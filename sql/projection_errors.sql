@@ -242,6 +242,17 @@ CREATE TABLE referring (id bigint REFERENCES kept);
 SELECT daybook.rebuild_projection('p');
 DROP TABLE referring;
 
+-- a position that the log does not have is from another backup: nothing is passed over
+SELECT daybook.pause_projection('p');
+UPDATE daybook.projection_position SET position = position + 1000000 WHERE name = 'p';
+SELECT daybook.resume_projection('p');
+SELECT reach('p', 'failed');
+SELECT error_sqlstate, error_message, error_position, parked_events FROM daybook.projection_status WHERE name = 'p';
+SELECT daybook.pause_projection('p');
+UPDATE daybook.projection_position SET position = position - 1000000 WHERE name = 'p';
+SELECT daybook.resume_projection('p');
+SELECT daybook.wait_for_projection('p', timeout => '3min') - :base AS position;
+
 -- waiting ends with the time
 SELECT daybook.create_projection('slow', '{account}', 'INSERT INTO tries SELECT id FROM new_events, pg_sleep(3600)', '{tries}');
 \set VERBOSITY sqlstate

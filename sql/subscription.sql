@@ -110,6 +110,7 @@ SELECT count(*) AS leased FROM daybook.fetch('sub_mail', consumer => 'b');
 SELECT daybook.ack('sub_mail', :lease, (SELECT position FROM daybook.log WHERE event_table = 'sub_orders'::regclass ORDER BY position DESC OFFSET 1 LIMIT 1));
 SELECT count(*) AS still_leased FROM daybook.fetch('sub_mail', consumer => 'b');
 SELECT daybook.extend_lease('sub_mail', :lease, '1h') > now() + interval '50 min' AS extended;
+SELECT sub_try(format('SELECT daybook.extend_lease(%L, %s, %L)', 'sub_mail', :lease, '0 s')) AS by_nothing;
 SELECT daybook.release_lease('sub_mail', :lease);
 SELECT sub_try(format('SELECT daybook.ack(%L, %s)', 'sub_mail', :lease)) AS given_back;
 SELECT version, delivery, lease AS lease FROM daybook.fetch('sub_mail', consumer => 'b', lease => '1ms') \gset
@@ -205,6 +206,16 @@ SELECT daybook.ack('sub_both', :lease);
 SELECT count(DISTINCT event_table) AS tables, max(lease) AS lease FROM daybook.fetch('sub_both') \gset
 \echo :tables
 SELECT daybook.ack('sub_both', :lease);
+SELECT count(*) FROM daybook.fetch('sub_both');
+
+-- a position that the log does not have, or partitions that are missing, are of another backup
+UPDATE daybook.subscription_partition SET position = position + 1000000 WHERE subscription = 'sub_both' AND partition = 2;
+SELECT split_part(sub_try($$SELECT daybook.fetch('sub_both')$$), ' / ', 1) AS ahead;
+UPDATE daybook.subscription_partition SET position = position - 1000000 WHERE subscription = 'sub_both' AND partition = 2;
+BEGIN;
+DELETE FROM daybook.subscription_partition WHERE subscription = 'sub_both' AND partition = 2;
+SELECT sub_try($$SELECT daybook.fetch('sub_both')$$) AS missing;
+ROLLBACK;
 SELECT count(*) FROM daybook.fetch('sub_both');
 
 SELECT daybook.drop_subscription('sub_mail');
