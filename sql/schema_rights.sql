@@ -131,6 +131,23 @@ SELECT pg_temp.try($$SELECT daybook.create_fold('srt_temp', 'srt_shared.events',
 RESET ROLE;
 DISCARD TEMP;
 
+-- what runs as the owner leaves nothing in the session of who is served
+SET ROLE srt_alice;
+CREATE FUNCTION srt_shared.leave() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE srt_left (n int); RETURN true; END $$;
+CREATE FUNCTION srt_shared.leaving_up(data jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM srt_shared.leave(); RETURN data; END $$;
+CREATE FUNCTION srt_shared.leaving_fits(data jsonb) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN srt_shared.leave(); END $$;
+CREATE FUNCTION srt_shared.leaving_count(state int, e daybook.event) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM srt_shared.leave(); RETURN state + 1; END $$;
+SELECT daybook.create_upcaster('srt_shared.events', 'Left', 1, 'srt_shared.leaving_up(jsonb)');
+SELECT daybook.register_event_type('srt_shared.events', 'Leaves', 1, "check" => 'srt_shared.leaving_fits(jsonb)');
+SELECT daybook.create_fold('srt_leaving', 'srt_shared.events', 'srt_shared.leaving_count(int, daybook.event)', 0);
+SET ROLE srt_bob;
+INSERT INTO srt_shared.events (stream_id, type) VALUES ('left', 'Left'), ('other', 'Other');
+SELECT srt_try($$SELECT count(*) FROM daybook.replay('srt_shared.events', 'left')$$);
+SELECT srt_try($$INSERT INTO srt_shared.events (stream_id, type) VALUES ('other', 'Leaves') RETURNING version$$);
+SELECT srt_try($$SELECT daybook.fold('srt_leaving', 'other')$$);
+RESET ROLE;
+SELECT daybook.drop_fold('srt_leaving');
+
 DROP SCHEMA srt_private CASCADE;
 DROP SCHEMA srt_library CASCADE;
 SELECT daybook.drop_fold('srt_count');
