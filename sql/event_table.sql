@@ -104,6 +104,16 @@ DROP TABLE parted;
 CREATE TEMP TABLE scratch (a int) USING daybook;
 SELECT daybook.drop_event_table('scratch');
 
+-- a temporary table may have row-level security, which no function goes past
+CREATE TEMP TABLE hidden OF daybook.event USING daybook;
+ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT ON hidden TO regress_daybook_other;
+SET ROLE regress_daybook_other;
+SELECT daybook.replay('hidden', 'a');
+SELECT daybook.append('hidden', 'a', 'T', '{}'::jsonb);
+RESET ROLE;
+DROP TABLE hidden;
+
 -- event triggers hear of it as of any other
 CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN

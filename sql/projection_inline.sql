@@ -120,6 +120,10 @@ DROP TRIGGER twice ON account;
 CREATE TRIGGER plain AFTER INSERT ON forged FOR EACH ROW EXECUTE FUNCTION daybook.project_inline('balance');
 DROP TRIGGER daybook_inline_balance ON forged;
 INSERT INTO forged SELECT * FROM account LIMIT 1;
+DROP TRIGGER plain ON forged;
+CREATE TRIGGER nobody AFTER INSERT ON forged REFERENCING NEW TABLE AS new_events
+	FOR EACH STATEMENT EXECUTE FUNCTION daybook.project_inline('nobody');
+INSERT INTO forged SELECT * FROM account LIMIT 1;
 ALTER TABLE account DISABLE TRIGGER daybook_inline_balance;
 SELECT state FROM daybook.projection_status WHERE name = 'balance';
 SELECT daybook.wait_for_projection('balance', timeout => '3min');

@@ -136,6 +136,9 @@ SELECT schema_version, checked, failed, first_failure FROM daybook.check_upcaste
 -- also of an event that somebody made up, of which little is known
 SELECT daybook.upcast('sch_orders', ROW(1, 1, now(), 1, NULL, NULL, NULL, 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event);
 SELECT daybook.upcast('sch_orders', ROW(1, NULL, now(), 1, NULL, NULL, 'b', 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event);
+SELECT daybook.upcast('sch_orders', ROW(1, 1, now(), 1, NULL, NULL, 'b', NULL, '{}', NULL, NULL)::daybook.event);
+SELECT daybook.upcast('sch_orders', ROW(1, 1, now(), NULL, NULL, NULL, 'b', 'Broken', '{}', NULL, NULL)::daybook.event);
+SELECT daybook.upcast('sch_orders', ROW(1, 1, now(), 1, NULL, NULL, 'b', 'Broken', NULL, NULL, NULL)::daybook.event);
 SELECT daybook.payload_as('sch_orders', ROW(NULL, NULL, NULL, 1, NULL, NULL, NULL, 'Broken', '{"n": "x"}', NULL, NULL)::daybook.event, 'Broken');
 SELECT (daybook.upcast('sch_orders', ROW(NULL, NULL, NULL, 1, NULL, NULL, NULL, 'Broken', '{"n": 5}', NULL, NULL)::daybook.event)).data;
 DROP FUNCTION broken(jsonb);
