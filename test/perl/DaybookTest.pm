@@ -51,7 +51,8 @@ sub events_wanted
 	return $ENV{DAYBOOK_TEST_EVENTS} || $default;
 }
 
-# Polls often, for a state that comes soon or a moment that passes quickly.
+# Polls often, for a state that comes soon or a moment that passes quickly.  To
+# wait in vain ends the test unless its caller looks at the result.
 sub wait_until
 {
 	my ($what, $condition, $seconds) = @_;
@@ -63,6 +64,7 @@ sub wait_until
 		usleep(20_000);
 	}
 	diag("waited in vain: $what");
+	die "waited in vain" unless defined wantarray;
 	return 0;
 }
 
