@@ -125,6 +125,45 @@ SELECT daybook.fold('snp_days', 'd'), snp_used('snp_count', 'd');
 SET timezone = 'America/New_York';
 SELECT daybook.fold('snp_days', 'd'), snp_used('snp_count', 'd');
 RESET timezone;
+-- how a function runs: its settings, whether nulls stop it, and with whose rights
+CREATE ROLE regress_snp_owner;
+CREATE FUNCTION snp_used_after(command text, back text) RETURNS boolean[] LANGUAGE plpgsql AS $$
+DECLARE before boolean := snp_used('snp_sum', 's-1'); changed boolean;
+BEGIN
+	EXECUTE command;
+	changed := snp_used('snp_sum', 's-1');
+	EXECUTE back;
+	RETURN ARRAY[before, changed, snp_used('snp_sum', 's-1')];
+END $$;
+SELECT daybook.take_snapshot('snp_sum', 's-1');
+SELECT snp_used_after('ALTER FUNCTION snp_helper SET enable_sort = off', 'ALTER FUNCTION snp_helper RESET ALL');
+SELECT snp_used_after('ALTER FUNCTION snp_helper STRICT', 'ALTER FUNCTION snp_helper CALLED ON NULL INPUT');
+SELECT snp_used_after('ALTER FUNCTION snp_helper VOLATILE', 'ALTER FUNCTION snp_helper IMMUTABLE');
+SELECT snp_used_after('ALTER FUNCTION snp_helper SECURITY DEFINER', 'ALTER FUNCTION snp_helper SECURITY INVOKER');
+ALTER FUNCTION snp_helper SECURITY DEFINER;
+SELECT daybook.take_snapshot('snp_sum', 's-1');
+SELECT snp_used_after('ALTER FUNCTION snp_helper OWNER TO regress_snp_owner', 'ALTER FUNCTION snp_helper OWNER TO ' || current_user);
+ALTER FUNCTION snp_helper SECURITY INVOKER;
+-- where a transition or an upcaster looks for names, and the type that an upcaster makes
+CREATE SCHEMA snp_place;
+CREATE FUNCTION snp_place.plain(state jsonb, e daybook.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object('n', (state->>'n')::int + 1) $$;
+CREATE FUNCTION snp_place.up(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data $$;
+SELECT daybook.drop_fold('snp_sum');
+SELECT daybook.create_fold('snp_sum', 'snp_events', 'snp_place.plain(jsonb, daybook.event)', '{"n": 0}', 0);
+SELECT daybook.take_snapshot('snp_sum', 's-1');
+SELECT snp_used_after('GRANT CREATE ON SCHEMA snp_place TO regress_snp_owner', 'REVOKE CREATE ON SCHEMA snp_place FROM regress_snp_owner');
+CREATE FUNCTION snp_plain(state jsonb, e daybook.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object('n', (state->>'n')::int + 1) $$;
+SELECT daybook.drop_fold('snp_sum');
+SELECT daybook.create_fold('snp_sum', 'snp_events', 'snp_plain(jsonb, daybook.event)', '{"n": 0}', 0);
+SELECT daybook.create_upcaster('snp_events', 'T', 1, 'snp_place.up(jsonb)');
+SELECT daybook.take_snapshot('snp_sum', 's-1');
+SELECT snp_used_after('GRANT CREATE ON SCHEMA snp_place TO regress_snp_owner', 'REVOKE CREATE ON SCHEMA snp_place FROM regress_snp_owner');
+SELECT snp_used_after($$SELECT daybook.drop_upcaster('snp_events', 'T', 1); SELECT daybook.create_upcaster('snp_events', 'T', 1, 'snp_place.up(jsonb)', 'U')$$,
+	$$SELECT daybook.drop_upcaster('snp_events', 'T', 1, 'U'); SELECT daybook.create_upcaster('snp_events', 'T', 1, 'snp_place.up(jsonb)')$$);
+SELECT daybook.drop_upcaster('snp_events', 'T', 1);
+SELECT daybook.drop_fold('snp_sum');
+DROP SCHEMA snp_place CASCADE;
+DROP ROLE regress_snp_owner;
 -- a state's type
 CREATE TYPE snp_state AS (n numeric);
 CREATE FUNCTION snp_composite(state snp_state, e daybook.event) RETURNS snp_state LANGUAGE plpgsql IMMUTABLE AS $$
