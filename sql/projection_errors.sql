@@ -329,6 +329,20 @@ GRANT SELECT ON account TO projection_ann;
 SELECT daybook.resume_projection('ann');
 SELECT daybook.wait_for_projection('ann', timeout => '3min') - :base AS position;
 SELECT count(*) FROM ann;
+-- an error that shows a row, to the owner alone
+SELECT daybook.alter_projection('ann', on_error => 'stop');
+ALTER TABLE ann ADD CONSTRAINT nobody CHECK (who IS NULL) NOT VALID;
+INSERT INTO account (stream_id, type, data) VALUES ('account-1', 'Counted', '{"n": 1}');
+SELECT reach('ann', 'failed');
+SET ROLE projection_bob;
+SELECT error_sqlstate, error_message, error_detail, error_context FROM daybook.projection_status WHERE name = 'ann';
+SET ROLE projection_ann;
+SELECT error_sqlstate, error_message, regexp_replace(error_detail, '\d+', 'id') AS error_detail, error_context IS NOT NULL AS has_context FROM daybook.projection_status WHERE name = 'ann';
+RESET ROLE;
+ALTER TABLE ann DROP CONSTRAINT nobody;
+SELECT daybook.resume_projection('ann');
+SELECT daybook.wait_for_projection('ann', timeout => '3min') - :base AS position;
+SELECT count(*) FROM ann;
 -- inline takes the right to make triggers
 GRANT TRIGGER ON account TO projection_ann;
 SET ROLE projection_ann;

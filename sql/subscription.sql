@@ -113,9 +113,12 @@ SELECT daybook.extend_lease('sub_mail', :lease, '1h') > now() + interval '50 min
 SELECT sub_try(format('SELECT daybook.extend_lease(%L, %s, %L)', 'sub_mail', :lease, '0 s')) AS by_nothing;
 SELECT daybook.release_lease('sub_mail', :lease);
 SELECT sub_try(format('SELECT daybook.ack(%L, %s)', 'sub_mail', :lease)) AS given_back;
+SELECT sub_try($$SELECT daybook.ack('sub_mail', 0)$$) AS no_lease, sub_try($$SELECT daybook.extend_lease('sub_mail', 0)$$) AS nor_to_extend;
 SELECT version, delivery, lease AS lease FROM daybook.fetch('sub_mail', consumer => 'b', lease => '1ms') \gset
 \echo :version :delivery
 SELECT pg_sleep(0.01);
+SELECT leased_partitions, active_consumers FROM daybook.subscription_status WHERE name = 'sub_mail';
+SELECT leased, outstanding FROM daybook.subscription_leases WHERE subscription = 'sub_mail';
 SELECT daybook.ack('sub_mail', :lease) AS late_and_in_time;
 INSERT INTO sub_orders (stream_id, type) VALUES ('order-7', 'Returned');
 SELECT sub_published();
