@@ -105,6 +105,32 @@ SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
 DROP SCHEMA upr_lib CASCADE;
 SELECT * FROM daybook.upcast_path('upr.orders', 'Q', 1);
 
+-- who reads several event tables has each one's upcasters run as the owner of theirs
+GRANT CREATE ON SCHEMA upr TO upr_mallory;
+SET ROLE upr_alice;
+SELECT daybook.create_event_table('upr.one');
+CREATE FUNCTION upr.as_alice(jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN jsonb_build_object('as', current_user); END $$;
+SELECT daybook.create_upcaster('upr.one', 'T', 1, 'upr.as_alice(jsonb)');
+SET ROLE upr_mallory;
+SELECT daybook.create_event_table('upr.two');
+CREATE FUNCTION upr.as_mallory(jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN jsonb_build_object('as', current_user); END $$;
+SELECT daybook.create_upcaster('upr.two', 'T', 1, 'upr.as_mallory(jsonb)');
+RESET ROLE;
+INSERT INTO upr.one (stream_id, type) VALUES ('s', 'T');
+INSERT INTO upr.two (stream_id, type) VALUES ('s', 'T');
+INSERT INTO upr.one (stream_id, type) VALUES ('s', 'T');
+INSERT INTO upr.two (stream_id, type) VALUES ('s', 'T');
+DO $$
+BEGIN
+	FOR i IN 1..3000 LOOP
+		EXIT WHEN (SELECT count(*) = 4 FROM daybook.log WHERE event_table IN ('upr.one'::regclass, 'upr.two'::regclass));
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SELECT event_table, version, data FROM daybook.read_all(max_events => 10, event_tables => '{upr.one,upr.two}');
+SELECT current_user = session_user AS unchanged;
+SELECT daybook.drop_event_table('upr.one', force => true), daybook.drop_event_table('upr.two', force => true);
+
 DROP TABLE upr.stored;
 DROP VIEW upr.report, upr.orders_p;
 SELECT daybook.drop_event_table('upr.orders', force => true);
