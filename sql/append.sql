@@ -102,6 +102,8 @@ SELECT app_append('a-5', '[{"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6a
 SELECT app_append('a-5', '[{"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c012"}, {"type": "T"}]') AS partial;
 SELECT app_append('a-5', '[{"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c014"}, {"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c014"}]') AS twice_in_a_call;
 SELECT app_append('a-6', '{"type": "T", "event_id": "0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c011"}') AS other_stream;
+SELECT n, a.last_version, a.duplicate FROM generate_series(1, 2) n,
+	daybook.append('app_orders', 'a-6', jsonb_build_object('type', 'T', 'event_id', '0b7b1f8e-6a3f-4a52-8f6c-6ad4b6a0c015', 'data', n)) a;
 SELECT count(*), max(version) FROM app_orders WHERE stream_id = 'a-5';
 
 -- an id that the database made is recognised too
