@@ -67,6 +67,8 @@ SELECT daybook.ack('subp', :lease);
 SELECT * FROM subp_fetch() \gset
 \echo :events
 SELECT subp_nack(:lease, 'y', 5, 'bad payload');
+-- who acknowledges the rest of the batch does not acknowledge what has failed
+SELECT daybook.ack('subp', :lease);
 SELECT * FROM subp_fetch() \gset
 \echo :events
 SELECT subp_nack(:lease, 'y', 5, 'bad payload, again');
