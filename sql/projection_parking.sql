@@ -112,6 +112,18 @@ SELECT stream_id, count(*), bool_or(is_cause) FROM daybook.parked_events WHERE p
 SELECT daybook.drop_projection('call');
 SELECT count(*) FROM daybook.projection_parked WHERE projection = 'call';
 
+-- one that fails alone, behind others that queue: these are not passed over
+CREATE TABLE alone (n int);
+SELECT daybook.create_event_table('single');
+SELECT daybook.create_projection('alone', '{single}', 'INSERT INTO alone SELECT (data->>''n'')::int FROM new_events', '{alone}', from_position => daybook.head());
+INSERT INTO single (stream_id, type, data) VALUES ('a', 'N', '{"n": "x"}');
+SELECT daybook.wait_for_projection('alone', timeout => '3min') > 0 AS reached;
+INSERT INTO single (stream_id, type, data) VALUES ('a', 'N', '{"n": 1}'), ('b', 'N', '{"n": "y"}');
+SELECT daybook.wait_for_projection('alone', timeout => '3min') > 0 AS reached;
+SELECT stream_id, is_cause, message FROM daybook.parked_events WHERE projection = 'alone' ORDER BY position;
+SELECT daybook.drop_projection('alone');
+SELECT daybook.drop_event_table('single', true);
+
 -- what the caller has deferred stays so, and is not blamed on events
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
