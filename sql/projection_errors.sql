@@ -306,6 +306,12 @@ SELECT daybook.create_projection('climb', '{account}', 'INSERT INTO ann SELECT -
 SELECT reach('climb', 'failed');
 SELECT error_sqlstate, error_message FROM daybook.projection_status WHERE name = 'climb';
 SELECT daybook.drop_projection('climb');
+-- nor leave anything in the session, which may be that of who appends
+CREATE FUNCTION leave() RETURNS text LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE left_behind (n int); RETURN ''; END $$;
+SELECT daybook.create_projection('leave', '{account}', 'INSERT INTO ann SELECT -id, errors_test.leave() FROM new_events', '{ann}');
+SELECT reach('leave', 'failed');
+SELECT error_sqlstate, error_message FROM daybook.projection_status WHERE name = 'leave';
+SELECT daybook.drop_projection('leave');
 -- others see how it fares, and not its rows in errors
 SET ROLE projection_bob;
 SELECT daybook.pause_projection('ann');
