@@ -162,6 +162,16 @@ SELECT snp_used_after($$SELECT daybook.drop_upcaster('snp_events', 'T', 1); SELE
 	$$SELECT daybook.drop_upcaster('snp_events', 'T', 1, 'U'); SELECT daybook.create_upcaster('snp_events', 'T', 1, 'snp_place.up(jsonb)')$$);
 SELECT daybook.drop_upcaster('snp_events', 'T', 1);
 SELECT daybook.drop_fold('snp_sum');
+-- an operator in a body whose names PostgreSQL records
+CREATE FUNCTION snp_add(a int, b int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT a + b $$;
+CREATE OPERATOR |+ (FUNCTION = snp_add, LEFTARG = int, RIGHTARG = int);
+CREATE FUNCTION snp_recorded(state jsonb, e daybook.event) RETURNS jsonb LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC SELECT jsonb_build_object('n', (state->>'n')::int |+ 1); END;
+SELECT daybook.create_fold('snp_sum', 'snp_events', 'snp_recorded(jsonb, daybook.event)', '{"n": 0}', 0);
+SELECT daybook.take_snapshot('snp_sum', 's-1');
+SELECT snp_used_after('CREATE OR REPLACE FUNCTION snp_add(a int, b int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT a - b $$',
+	'CREATE OR REPLACE FUNCTION snp_add(a int, b int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT a + b $$');
+SELECT daybook.drop_fold('snp_sum');
 DROP SCHEMA snp_place CASCADE;
 DROP ROLE regress_snp_owner;
 -- a state's type
