@@ -261,6 +261,16 @@ SELECT recorded_by = session_user AS session_user_recorded FROM app_orders WHERE
 BEGIN READ ONLY;
 SELECT app_append('a-12', '{"type": "T"}');
 ROLLBACK;
+-- who appended, also after the role has got another name
+SET SESSION AUTHORIZATION app_writer;
+SELECT app_append('a-12', '{"type": "T"}');
+RESET SESSION AUTHORIZATION;
+ALTER ROLE app_writer RENAME TO app_author;
+SET SESSION AUTHORIZATION app_author;
+SELECT app_append('a-12', '{"type": "T"}');
+RESET SESSION AUTHORIZATION;
+ALTER ROLE app_author RENAME TO app_writer;
+SELECT version, recorded_by FROM app_orders WHERE stream_id = 'a-12' AND version > 1;
 
 SELECT daybook.drop_event_table('app_orders', force => true);
 DROP OWNED BY app_writer;
