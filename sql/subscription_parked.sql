@@ -247,7 +247,7 @@ SELECT stream_id, state FROM daybook.subscription_parked WHERE subscription = 's
 
 SELECT daybook.drop_subscription('subp');
 SELECT (SELECT count(*) FROM daybook.subscription_queue) + (SELECT count(*) FROM daybook.subscription_stream)
-	+ (SELECT count(*) FROM daybook.subscription_discarded) AS left_over;
+	+ (SELECT count(*) FROM daybook.subscription_discard) AS left_over;
 DROP FUNCTION subp_nack, subp_at, subp_fetch, subp_try, subp_published;
 DROP TABLE subp_handled;
 SELECT daybook.drop_event_table('subp_b');
