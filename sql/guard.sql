@@ -355,6 +355,47 @@ DROP INDEX CONCURRENTLY orders_version;
 INSERT INTO orders (stream_id, type) VALUES ('order-1', 'OrderSent') RETURNING version;
 SELECT last_version FROM daybook.append('orders', 'order-1', 'OrderReturned', '{}'::jsonb, NULL, 3);
 
+-- functions that an index calls cannot write to its table while heap builds it,
+-- and may have the table's entry in the relation cache made anew
+SET client_min_messages = error;
+SET ROLE regress_daybook_guard;
+CREATE TABLE index_attack (statement text);
+CREATE FUNCTION run_attack() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE (SELECT statement FROM guard.index_attack);
+END $$;
+CREATE FUNCTION attacking(value text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	PERFORM guard.run_attack();
+	RETURN value;
+END $$;
+CREATE TABLE notes (note text) USING daybook;
+INSERT INTO notes VALUES ('a'), ('b');
+CREATE FUNCTION build_with(statement text, relation text, col text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	DELETE FROM guard.index_attack;
+	INSERT INTO guard.index_attack VALUES (statement);
+	RETURN guard.attempt(format('CREATE INDEX ON guard.%I USING hash (guard.attacking(%I))', relation, col));
+END $$;
+SELECT build_with('DELETE FROM guard.orders', 'orders', 'type');
+SELECT build_with('UPDATE guard.orders SET data = ''{"forged": true}''', 'orders', 'type');
+SELECT build_with('INSERT INTO guard.orders (stream_id, type) VALUES (''forged'', ''x'')', 'orders', 'type');
+SELECT build_with('WITH d AS (DELETE FROM guard.orders RETURNING 1) SELECT count(*) FROM d', 'orders', 'type');
+SELECT build_with('SELECT daybook.append(''guard.orders'', ''forged'', ''x'', ''{}'')', 'orders', 'type');
+SELECT build_with('DELETE FROM guard.notes', 'notes', 'note');
+SELECT build_with('DELETE FROM guard.notes', 'orders', 'type');
+SELECT build_with('SELECT FROM guard.orders FOR UPDATE', 'orders', 'type');
+SELECT build_with('GRANT SELECT ON guard.orders TO regress_daybook_owns_one', 'orders', 'type');
+UPDATE index_attack SET statement = 'DELETE FROM guard.orders';
+CREATE INDEX CONCURRENTLY by_attack ON orders (attacking(type));
+DROP INDEX by_attack;
+UPDATE index_attack SET statement = 'GRANT SELECT ON guard.orders TO regress_daybook_owns_one';
+CREATE INDEX CONCURRENTLY by_attack ON orders (type) WHERE attacking(type) <> 'OrderPlaced';
+DROP INDEX by_attack;
+SELECT stream_id, version, type, data FROM orders;
+SELECT attempt('DELETE FROM orders'), attempt('DELETE FROM notes');
+RESET ROLE;
+
 -- in a database without the extension nothing is guarded, and nothing fails
 SELECT current_database() AS database \gset
 CREATE DATABASE daybook_no_extension;

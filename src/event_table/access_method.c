@@ -19,6 +19,7 @@
 #include "event_table/event_table.h"
 #include "event_table/guard.h"
 #include "fmgr.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -29,6 +30,19 @@ bool		event_row_check_running = false;
 
 static TableAmRoutine routine;
 
+/* A table that has been lent heap's routine while an index of it is built. */
+typedef struct LentTable
+{
+	Relation	rel;
+	const TableAmRoutine *own;
+	struct LentTable *outer;
+} LentTable;
+
+static LentTable *lent_tables = NULL;
+
+static void lend_heap_routine(LentTable *table, Relation rel);
+static void take_back_heap_routine(const LentTable *table);
+static void lend_again(Datum arg, Oid relid);
 static void refuse_change(Relation rel, const char *command);
 static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
@@ -173,8 +187,54 @@ EventRowAccept(Relation rel, TupleTableSlot *slot)
 
 /*
  * Heap's index builds insist on heap's own routine in the relcache entry, so
- * it is lent for the length of the call.
+ * it is lent for the length of the call.  Functions that the index calls meet
+ * the table with that routine: RefuseIfLent() keeps them from writing to it.
  */
+static void
+lend_heap_routine(LentTable *table, Relation rel)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(lend_again, (Datum) 0);
+	registered = true;
+	table->rel = rel;
+	table->own = rel->rd_tableam;
+	table->outer = lent_tables;
+	lent_tables = table;
+	rel->rd_tableam = GetHeapamTableAmRoutine();
+}
+
+static void
+take_back_heap_routine(const LentTable *table)
+{
+	lent_tables = table->outer;
+	table->rel->rd_tableam = table->own;
+}
+
+/* The entry may have been built anew, with its own routine. */
+static void
+lend_again(Datum arg, Oid relid)
+{
+	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
+		if (!OidIsValid(relid) || relid == RelationGetRelid(table->rel))
+			table->rel->rd_tableam = GetHeapamTableAmRoutine();
+}
+
+void
+RefuseIfLent(Oid relid)
+{
+	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
+		if (relid == RelationGetRelid(table->rel))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot write to append-only table \"%s\" while an index of it is being built",
+							RelationGetRelationName(table->rel)),
+					 errdetail("A function that the index calls has tried to."),
+					 errhint("Let an index call functions that do nothing but compute."),
+					 errtable(table->rel)));
+}
+
 static double
 daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
 							   IndexInfo *index_info, bool allow_sync,
@@ -183,10 +243,10 @@ daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
 							   IndexBuildCallback callback, void *callback_state,
 							   TableScanDesc scan)
 {
-	const TableAmRoutine *own = table_rel->rd_tableam;
+	LentTable	lent;
 	double		reltuples;
 
-	table_rel->rd_tableam = GetHeapamTableAmRoutine();
+	lend_heap_routine(&lent, table_rel);
 	PG_TRY();
 	{
 		reltuples = table_rel->rd_tableam->index_build_range_scan(table_rel, index_rel,
@@ -198,7 +258,7 @@ daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
 	}
 	PG_FINALLY();
 	{
-		table_rel->rd_tableam = own;
+		take_back_heap_routine(&lent);
 	}
 	PG_END_TRY();
 	return reltuples;
@@ -209,9 +269,9 @@ daybook_index_validate_scan(Relation table_rel, Relation index_rel,
 							IndexInfo *index_info, Snapshot snapshot,
 							ValidateIndexState *state)
 {
-	const TableAmRoutine *own = table_rel->rd_tableam;
+	LentTable	lent;
 
-	table_rel->rd_tableam = GetHeapamTableAmRoutine();
+	lend_heap_routine(&lent, table_rel);
 	PG_TRY();
 	{
 		table_rel->rd_tableam->index_validate_scan(table_rel, index_rel, index_info,
@@ -219,7 +279,7 @@ daybook_index_validate_scan(Relation table_rel, Relation index_rel,
 	}
 	PG_FINALLY();
 	{
-		table_rel->rd_tableam = own;
+		take_back_heap_routine(&lent);
 	}
 	PG_END_TRY();
 }

@@ -28,6 +28,7 @@ static ExecutorFinish_hook_type prev_executor_finish = NULL;
 static QueryDesc *current_statement = NULL;
 
 static void check_statement(QueryDesc *statement, int flags);
+static void refuse_lent_targets(PlannedStmt *stmt);
 static ModifyTable *insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action,
 								Oid index);
 static ModifyTable *insert_node(Plan *plan, PlannedStmt *stmt, Oid relid,
@@ -111,6 +112,7 @@ check_statement(QueryDesc *statement, int flags)
 		prev_executor_start(statement, flags);
 	else
 		standard_ExecutorStart(statement, flags);
+	refuse_lent_targets(stmt);
 	if (statement->operation == CMD_INSERT && !(flags & EXEC_FLAG_EXPLAIN_ONLY))
 		InsertOpenIndexes(statement);
 	if (statement->operation == CMD_INSERT || stmt->hasModifyingCTE)
@@ -127,6 +129,15 @@ check_statement(QueryDesc *statement, int flags)
 				 errdetail("ON CONFLICT DO UPDATE would change a row."),
 				 errhint("Use ON CONFLICT DO NOTHING, or append another event.")));
 	}
+}
+
+static void
+refuse_lent_targets(PlannedStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->resultRelations)
+		RefuseIfLent(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
 }
 
 /*
