@@ -398,11 +398,12 @@ session_user_name(void)
 	if (recorded_user != GetSessionUserId())
 	{
 		text	   *fresh = cstring_to_text(GetUserNameFromId(GetSessionUserId(), false));
+		text	   *kept = MemoryContextAlloc(TopMemoryContext, VARSIZE(fresh));
 
+		memcpy(kept, fresh, VARSIZE(fresh));
 		if (name)
 			pfree(name);
-		name = MemoryContextAlloc(TopMemoryContext, VARSIZE(fresh));
-		memcpy(name, fresh, VARSIZE(fresh));
+		name = kept;
 		recorded_user = GetSessionUserId();
 	}
 	return name;
