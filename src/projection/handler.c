@@ -59,7 +59,12 @@ typedef struct RunningHandler
 static HTAB *handler_cache = NULL;
 static RunningHandler *running_handler = NULL;
 
+/* Replaced in this transaction, further out in which somebody may still use them. */
+static List *retired_handlers = NIL;
+
 static HandlerCacheEntry *cache_entry(const char *name);
+static void retire(Handler *handler);
+static void free_retired(XactEvent event, void *arg);
 static Projection *projection_copy(const Projection *projection);
 static void check_owner_exists(const Projection *projection);
 static void check_sql(const Projection *projection);
@@ -97,7 +102,7 @@ HandlerGet(const char *name)
 
 	entry->handler = NULL;
 	if (known != NULL)
-		HandlerFree(known);
+		retire(known);
 	if (projection != NULL)
 		entry->handler = HandlerMake(projection);
 	return entry->handler;
@@ -337,12 +342,39 @@ HandlerMake(const Projection *projection)
 	return handler;
 }
 
-/* One that runs, while a newer one is met further in, is left until the session ends. */
+/*
+ * A handler that runs, or an upcaster that is to bring it its events, may
+ * change the projection and then bring about that it is met again further in.
+ */
+static void
+retire(Handler *handler)
+{
+	static bool registered = false;
+	MemoryContext save = MemoryContextSwitchTo(TopMemoryContext);
+
+	if (!registered)
+		RegisterXactCallback(free_retired, NULL);
+	registered = true;
+	retired_handlers = lappend(retired_handlers, handler);
+	MemoryContextSwitchTo(save);
+}
+
+static void
+free_retired(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	foreach(lc, retired_handlers)
+		HandlerFree(lfirst(lc));
+	list_free(retired_handlers);
+	retired_handlers = NIL;
+}
+
 void
 HandlerFree(Handler *handler)
 {
-	if (handler->running > 0)
-		return;
 	if (handler->plan != NULL)
 		SPI_freeplan(handler->plan);
 	if (handler->stream_plan != NULL)
