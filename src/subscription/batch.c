@@ -286,6 +286,7 @@ read_log(Batch *batch)
 	OwnerReaderBegin(&batch->log, batch->sub, done);
 	EventReaderLimit(batch->log.reader, MAX_SCANNED);
 	end = done + MAX_SCANNED;
+	batch->unfinished = true;
 	while (!is_full(batch))
 	{
 		EventReaderExpect(batch->log.reader, batch->max_events - batch->count);
@@ -294,7 +295,7 @@ read_log(Batch *batch)
 		if (event == NULL)
 		{
 			done = EventReaderPosition(batch->log.reader);
-			batch->unfinished = done >= end;
+			batch->unfinished = done >= end || is_full(batch);
 		}
 		if (event == NULL || is_full(batch) || !take_logged(batch, event))
 			break;

@@ -44,7 +44,7 @@ typedef struct Batch
 	int64		lease;
 	int			count;
 	int			queued;
-	bool		unfinished;		/* it ended at MAX_SCANNED: the log may have more */
+	bool		unfinished;		/* it ended where partitions may have more */
 	int64		last_position;
 	Tuplestorestate *rows;		/* of daybook.delivery */
 	TupleDesc	desc;

@@ -518,7 +518,7 @@ changed_partitions(Fetch *fetch, Batch *batch, MemoryContext context)
 		MemoryContextSwitchTo(context);
 		fetch->idle = lcons(copy_idle(part), fetch->idle);
 		MemoryContextSwitchTo(batch_context);
-		/* the log may have more for it */
+		/* log and queue may have more for it, should others of the batch be refused */
 		if (batch->queued > 0 || batch->unfinished)
 			batch->postponed = lappend(batch->postponed, part->partition);
 	}
