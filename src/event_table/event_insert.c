@@ -141,7 +141,10 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 
 	last_version = StreamTailLock(rel, table, stream_id, &locked);
 	if (!number_event(event, last_version, stream_index, &version))
+	{
+		EventTicketsSettle();
 		return false;
+	}
 	SET(event, EVENT_VERSION, Int64GetDatum(version));
 
 	/* before the id is taken, so that ids rise in the order of these locks too */

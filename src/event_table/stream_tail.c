@@ -278,7 +278,11 @@ StreamTailUnpin(const StreamPin *pin)
 	key.stream_id = pin->stream_id;
 	entry = find_remembered(key);
 	if (entry && entry->version == pin->version)
+	{
 		forget(key);
+		/* no row of ours is there: others need not wait for this transaction */
+		EventTicketsSettle();
+	}
 }
 
 /* Waits for the transaction whose row the probe met. */
