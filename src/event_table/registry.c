@@ -21,6 +21,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "run_now.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -80,7 +81,7 @@ RunAsOwner(const char *command, int nargs, Oid *types, Datum *values, int expect
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	result = SPI_execute_with_args(command, nargs, types, values, NULL, false, 0);
+	result = RunNow(command, nargs, types, values, NULL);
 	if (result != expected)
 		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
 	SPI_finish();

@@ -104,12 +104,19 @@ Datum
 daybook_drop_fold(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {PG_GETARG_DATUM(0)};
+	Oid			types[] = {TEXTOID, REGROLEOID};
+	Datum		values[] = {PG_GETARG_DATUM(0), (Datum) 0};
+	FoldDefinition *definition;
 
 	PreventCommandIfReadOnly("daybook.drop_fold()");
-	RequireFoldOwner(RequireFoldDefinition(name));
-	RunOnOwnTables("DELETE FROM daybook.fold_definition WHERE name = $1", 1, types, values, NULL);
+	/* the one found can be dropped, and another created, before its row is locked */
+	do
+	{
+		definition = RequireFoldDefinition(name);
+		RequireFoldOwner(definition);
+		values[1] = ObjectIdGetDatum(definition->owner);
+	} while (RunOnOwnTables("DELETE FROM daybook.fold_definition WHERE name = $1 AND owner = $2",
+							2, types, values, NULL) == 0);
 	PG_RETURN_VOID();
 }
 

@@ -17,6 +17,7 @@
 #include "commands/trigger.h"
 #include "daybook.h"
 #include "executor/spi.h"
+#include "run_now.h"
 #include "schema/event_schema.h"
 #include "user_function.h"
 #include "utils/builtins.h"
@@ -462,7 +463,6 @@ daybook_forget_event_table(PG_FUNCTION_ARGS)
 	TriggerData *trigger = check_trigger_call(fcinfo);
 	Oid			types[] = {REGCLASSOID};
 	Datum		values[1];
-	char		nulls[1] = {' '};
 	RunAs		caller;
 
 	SPI_connect();
@@ -473,9 +473,9 @@ daybook_forget_event_table(PG_FUNCTION_ARGS)
 	{
 		RunAsSuperuser(&caller);
 		for (int i = 0; i < trigger->tg_trigger->tgnargs; i++)
-			if (SPI_execute_with_args(psprintf("DELETE FROM daybook.%s WHERE event_table = $1",
-											   quote_identifier(trigger->tg_trigger->tgargs[i])),
-									  1, types, values, nulls, false, 0) != SPI_OK_DELETE)
+			if (RunNow(psprintf("DELETE FROM daybook.%s WHERE event_table = $1",
+								quote_identifier(trigger->tg_trigger->tgargs[i])),
+					   1, types, values, NULL) != SPI_OK_DELETE)
 				elog(ERROR, "could not delete from daybook.%s", trigger->tg_trigger->tgargs[i]);
 		RunAsEnd(&caller);
 	}

@@ -14,6 +14,7 @@
 #include "event_table/event_table.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "run_now.h"
 #include "schema/event_check.h"
 #include "schema/payload_check.h"
 #include "schema/schema_ddl.h"
@@ -240,7 +241,7 @@ RunOnOwnTables(const char *command, int nargs, Oid *types, Datum *values, const 
 
 	RunAsSuperuser(&caller);
 	SPI_connect();
-	result = SPI_execute_with_args(command, nargs, types, values, nulls, false, 0);
+	result = RunNow(command, nargs, types, values, nulls);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", command, SPI_result_code_string(result));
 	rows = SPI_processed;
