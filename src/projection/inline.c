@@ -91,8 +91,13 @@ InlineDetach(const Projection *projection)
 	for (int i = 0; i < n; i++)
 	{
 		ObjectAddress address;
-		Oid			trigger = get_trigger_oid(sources[i], name, true);
+		Oid			trigger;
 
+		if (!OidIsValid(get_trigger_oid(sources[i], name, true)))
+			continue;
+		/* somebody else may be about to drop it, or the table */
+		LockRelationOid(sources[i], AccessExclusiveLock);
+		trigger = get_trigger_oid(sources[i], name, true);
 		if (!OidIsValid(trigger))
 			continue;
 		ObjectAddressSet(address, TriggerRelationId, trigger);
