@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * run_now.c
- *	  Statements on daybook's own tables.
+ *	  Statements on catalogs and daybook's own tables.
  *
  *-------------------------------------------------------------------------
  */

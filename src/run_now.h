@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * run_now.h
- *	  Statements on daybook's own tables.
+ *	  Statements on catalogs and daybook's own tables.
  *
  *-------------------------------------------------------------------------
  */

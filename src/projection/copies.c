@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "relation_text.h"
+#include "run_now.h"
 #include "storage/lmgr.h"
 #include "user_function.h"
 #include "utils/builtins.h"
@@ -237,7 +238,7 @@ run_query(const char *query, Oid type1, Datum value1, Oid type2, Datum value2, b
 	Oid			types[3] = {type1, type2, BOOLOID};
 	Datum		values[3] = {value1, value2, BoolGetDatum(flag)};
 
-	if (SPI_execute_with_args(query, OidIsValid(type2) ? 3 : 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (RunNow(query, OidIsValid(type2) ? 3 : 1, types, values, NULL) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute: %s", query);
 	return SPI_tuptable;
 }

@@ -30,8 +30,10 @@ AS $$
 		FROM t WHERE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND NOT (i.indisvalid AND i.indisready))
 		UNION ALL
 		SELECT 7, 'Table ' || shown || ' is published, and subscribers would not get the new rows.'
-		FROM t WHERE EXISTS (
-			SELECT FROM pg_publication p, LATERAL pg_get_publication_tables(p.pubname) x WHERE x.relid = t.oid)
+		-- pg_get_publication_tables() would open all other tables that are published, and wait for who alters one
+		FROM t WHERE relpersistence = 'p' AND (EXISTS (SELECT FROM pg_publication p WHERE p.puballtables)
+			OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = t.oid)
+			OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnnspid = t.relnamespace))
 		UNION ALL
 		SELECT 8, 'Two of the tables have the name ' || quote_ident(relname) || '.' FROM t GROUP BY relname HAVING count(*) > 1
 		UNION ALL
