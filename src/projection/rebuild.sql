@@ -176,6 +176,11 @@ AS $$
 		SELECT t.n, c.oid = t.copy AS is_copy, 'The storage' AS what, (c.relpersistence, c.relam, c.reltablespace)::text AS fact
 		FROM t JOIN pg_class c ON c.oid IN (t.live, t.copy)
 		UNION ALL
+		-- defaults of serial columns name sequences, of which a copy has its own
+		SELECT t.n, a.attrelid = t.copy, 'Column ' || quote_ident(a.attname), pg_get_expr(f.adbin, f.adrelid)
+		FROM t JOIN pg_attribute a ON a.attrelid IN (t.live, t.copy) JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+		WHERE pg_get_serial_sequence(CASE WHEN a.attrelid = t.copy THEN copy_name ELSE live_name END, a.attname) IS NULL
+		UNION ALL
 		SELECT t.n, k.conrelid = t.copy, 'Constraint ' || quote_ident(k.conname),
 			regexp_replace(replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.copy_name || '(', ' REFERENCES ' || r.live_name || '('), ' NOT VALID$', '')
 		FROM t JOIN pg_constraint k ON k.conrelid IN (t.live, t.copy) AND k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
@@ -195,7 +200,7 @@ AS $$
 	SELECT what || ' of table ' || t.live::text || ' is not what it was.' FROM differences JOIN t USING (n) ORDER BY 1 LIMIT 1
 $$;
 COMMENT ON FUNCTION daybook.copy_difference(regclass[], regclass[]) IS
-'what of tables was altered since their copies were made, besides columns and indexes; null if nothing was';
+'what of tables was altered since their copies were made, besides which columns and indexes they have; null if nothing was';
 
 REVOKE EXECUTE ON FUNCTION daybook.copy_commands(regclass[], text, boolean) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION daybook.copy_pairs(regclass[], regclass[]) FROM PUBLIC;
