@@ -113,6 +113,21 @@ INSERT INTO account (stream_id, type, data) VALUES ('account-3', 'Deposited', '{
 SELECT daybook.wait_for_projection('balance', timeout => '3min') - :base AS position;
 SELECT amount FROM balance WHERE account = 'account-3';
 
+-- no worker goes on with what a transaction changes before its end
+CREATE TABLE own (id bigint);
+BEGIN;
+SELECT daybook.create_projection('own', '{account}', 'INSERT INTO own SELECT id FROM new_events', '{own}');
+SELECT daybook.wait_for_projection('own', timeout => '3min');
+ROLLBACK;
+SELECT daybook.create_projection('own', '{account}', 'INSERT INTO own SELECT id FROM new_events', '{own}');
+SELECT daybook.wait_for_projection('own', timeout => '3min') - :base AS position;
+BEGIN;
+SELECT daybook.rebuild_projection('own', in_place => false);
+SELECT daybook.wait_for_projection('own', timeout => '3min');
+ROLLBACK;
+SELECT daybook.drop_projection('own');
+DROP TABLE own;
+
 -- rebuild: the same rows, and numbers of identity columns, come again
 CREATE TABLE numbered (n int GENERATED ALWAYS AS IDENTITY, account text, event_id uuid);
 CREATE TABLE numbered_detail (account text, type text);

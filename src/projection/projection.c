@@ -151,6 +151,21 @@ ProjectionLockIfFree(const char *name)
 	return true;
 }
 
+/* Has this transaction the lock, and so whoever would apply events waits for its end? */
+bool
+ProjectionIsLockedHere(const char *name)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DaybookRelation("projection"), lock_id(name),
+					   LOCK_PROJECTION);
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(&tag, ExclusiveLock, false);
+#else
+	return LockHeldByMe(&tag, ExclusiveLock);
+#endif
+}
+
 /* Lets one writer at a time run an inline handler, to the end of his transaction. */
 void
 ProjectionLockWriters(const char *name)

@@ -92,6 +92,7 @@ typedef struct ProjectionProgress
 /* projection.c: reading and writing the two tables */
 extern void ProjectionLock(const char *name);
 extern bool ProjectionLockIfFree(const char *name);
+extern bool ProjectionIsLockedHere(const char *name);
 extern void ProjectionLockWriters(const char *name);
 extern void ProjectionGateClose(const char *name);
 extern void ProjectionGateOpen(const char *name);

@@ -53,6 +53,7 @@ static int64 wait_for_position(const Wait *wait, int64 target);
 static void check_inline(const Projection *projection);
 static int64 position_or_error(const char *name, int64 target);
 static void sleep_until(const Wait *wait, ConditionVariable *variable, int64 target);
+static void refuse_own_change(const Wait *wait);
 static void report_time_out(const Wait *wait, int64 target);
 
 PG_FUNCTION_INFO_V1(daybook_wait_for_projection);
@@ -299,12 +300,26 @@ sleep_until(const Wait *wait, ConditionVariable *variable, int64 target)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wait->until);
 
+	if (target != WAITING_FOR_SEQUENCER && ProjectionIsLockedHere(wait->name))
+		refuse_own_change(wait);
 	if (left <= 0)
 	{
 		ConditionVariableCancelSleep();
 		report_time_out(wait, target);
 	}
 	(void) ConditionVariableTimedSleep(variable, left, PG_WAIT_EXTENSION);
+}
+
+/* No worker can go on before this transaction has ended. */
+static void
+refuse_own_change(const Wait *wait)
+{
+	ConditionVariableCancelSleep();
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot wait for projection \"%s\" in the transaction that has changed it", wait->name),
+			 errdetail("Its worker goes on once the transaction has ended."),
+			 errhint("Commit, then wait.")));
 }
 
 static void
