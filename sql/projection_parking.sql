@@ -209,6 +209,22 @@ DROP TABLE bobs;
 RESET ROLE;
 SELECT daybook.drop_event_table('account', true);
 SELECT daybook.drop_event_table('transfer', true);
+
+-- the longest stream id is parked under the longest name
+SELECT daybook.create_event_table('letter');
+CREATE TABLE read (n int);
+SELECT repeat('r', 63) AS read \gset
+SELECT daybook.create_projection(:'read', '{letter}', $$INSERT INTO read SELECT 1 / (data->>'n')::int FROM new_events$$, '{read}', from_position => daybook.head());
+INSERT INTO letter (stream_id, type, data)
+SELECT left(string_agg(translate(encode(sha256(n::text::bytea), 'base64'), '=', ''), '' ORDER BY n), 2680), 'L', '{"n": 0}' FROM generate_series(1, 63) n;
+INSERT INTO letter (stream_id, type, data) SELECT stream_id, type, data FROM letter WHERE length(stream_id) > 100;
+INSERT INTO letter (stream_id, type, data) VALUES ('after', 'L', '{"n": 1}');
+SELECT daybook.wait_for_projection(:'read', timeout => '3min') > 0 AS reached;
+SELECT length(stream_id), is_cause, sqlstate FROM daybook.parked_events WHERE projection = :'read' ORDER BY position;
+SELECT * FROM read;
+SELECT daybook.discard_parked(:'read', stream_id, 'too long') FROM daybook.parked_events WHERE projection = :'read' AND is_cause;
+SELECT daybook.drop_projection(:'read');
+SELECT daybook.drop_event_table('letter', true);
 DROP SCHEMA parking_test CASCADE;
 DROP OWNED BY parking_bob;
 DROP ROLE parking_bob;

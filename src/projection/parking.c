@@ -104,7 +104,7 @@ struct ParkedStreams
 	streams_hash *hash;
 };
 
-/* A scan of the rows of one projection, along an index. */
+/* A scan of the rows of one projection, in the order of positions. */
 typedef struct ParkedScan
 {
 	Relation	rel;
@@ -113,7 +113,7 @@ typedef struct ParkedScan
 	SysScanDesc scan;
 } ParkedScan;
 
-static void scan_begin(ParkedScan *scan, const char *index, const char *name, int64 after);
+static void scan_begin(ParkedScan *scan, const char *name, int64 after);
 static void scan_end(ParkedScan *scan);
 static bool row_passes(const ParkedFilter *filter, const ParkedEvent *event);
 static ParkedEvent parked_event(HeapTuple tuple, TupleDesc desc);
@@ -138,7 +138,7 @@ ParkedStreamsLoad(ParkedStreams *streams, const char *name)
 	ParkedScan	scan;
 	HeapTuple	tuple;
 
-	scan_begin(&scan, "projection_parked_stream", name, 0);
+	scan_begin(&scan, name, 0);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 	{
 		ParkedEvent event = parked_event(tuple, RelationGetDescr(scan.rel));
@@ -211,7 +211,7 @@ ParkedDelete(const char *name)
 	ParkedScan	scan;
 	HeapTuple	tuple;
 
-	scan_begin(&scan, "projection_parked_pkey", name, 0);
+	scan_begin(&scan, name, 0);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 		CatalogTupleDelete(scan.rel, &tuple->t_self);
 	scan_end(&scan);
@@ -225,7 +225,7 @@ ParkedMove(const char *from, const char *to)
 	ParkedScan	scan;
 	HeapTuple	tuple;
 
-	scan_begin(&scan, "projection_parked_pkey", from, 0);
+	scan_begin(&scan, from, 0);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 	{
 		Datum		values[R_COLUMNS];
@@ -247,8 +247,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 	ParkedScan	scan;
 	HeapTuple	tuple;
 
-	scan_begin(&scan, "projection_parked_pkey", name,
-			   filter->position ? filter->position - 1 : filter->after);
+	scan_begin(&scan, name, filter->position ? filter->position - 1 : filter->after);
 	while (list_length(rows) < limit &&
 		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 	{
@@ -334,16 +333,16 @@ ParkedRowDiscard(ParkedRow *row, const char *reason)
 	CommandCounterIncrement();
 }
 
-/* The rows with positions above after, which only the primary key can tell. */
+/* The rows with positions above after. */
 static void
-scan_begin(ParkedScan *scan, const char *index, const char *name, int64 after)
+scan_begin(ParkedScan *scan, const char *name, int64 after)
 {
 	ScanKeyData keys[2];
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
 	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
 	scan->rel = table_open(DaybookRelation("projection_parked"), RowExclusiveLock);
-	scan->index = index_open(DaybookRelation(index), AccessShareLock);
+	scan->index = index_open(DaybookRelation("projection_parked_pkey"), AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan_ordered(scan->rel, scan->index, scan->snapshot,
 											after > 0 ? 2 : 1, keys);

@@ -16,7 +16,6 @@ CREATE TABLE daybook.projection_parked (
 	PRIMARY KEY (projection, position)
 );
 COMMENT ON TABLE daybook.projection_parked IS 'events set aside by projections; read daybook.parked_events';
-CREATE INDEX projection_parked_stream ON daybook.projection_parked (projection, event_table, stream_id, position);
 SELECT pg_catalog.pg_extension_config_dump('daybook.projection_parked', '');
 
 CREATE TABLE daybook.projection_discarded (
