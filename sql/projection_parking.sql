@@ -224,6 +224,17 @@ SELECT length(stream_id), is_cause, sqlstate FROM daybook.parked_events WHERE pr
 SELECT * FROM read;
 SELECT daybook.discard_parked(:'read', stream_id, 'too long') FROM daybook.parked_events WHERE projection = :'read' AND is_cause;
 SELECT daybook.drop_projection(:'read');
+
+-- what failed before is read once by a call, however much there is of it
+SELECT daybook.create_projection('read', '{letter}', $$INSERT INTO read SELECT 1 / (data->>'n')::int FROM new_events$$, '{read}', from_position => daybook.head());
+INSERT INTO letter (stream_id, type, data) SELECT 'l-' || n, 'L', '{"n": 0}' FROM generate_series(1, 60) n;
+SELECT daybook.wait_for_projection('read', timeout => '3min') > 0 AS reached;
+BEGIN;
+SELECT daybook.retry_parked('read');
+SELECT idx_tup_fetch < 300 AS once FROM pg_stat_xact_all_tables WHERE relid = 'daybook.projection_parked'::regclass;
+COMMIT;
+SELECT count(*), min(attempts), max(attempts) FROM daybook.parked_events WHERE projection = 'read';
+SELECT daybook.drop_projection('read');
 SELECT daybook.drop_event_table('letter', true);
 DROP SCHEMA parking_test CASCADE;
 DROP OWNED BY parking_bob;

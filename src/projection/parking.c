@@ -116,6 +116,7 @@ typedef struct ParkedScan
 static void scan_begin(ParkedScan *scan, const char *name, int64 after);
 static void scan_end(ParkedScan *scan);
 static bool row_passes(const ParkedFilter *filter, const ParkedEvent *event);
+static bool is_cause(HeapTuple tuple, TupleDesc desc);
 static ParkedEvent parked_event(HeapTuple tuple, TupleDesc desc);
 static void park(Relation rel, const char *name, const ParkedEvent *event,
 				 const ProjectionError *error, int attempts);
@@ -253,7 +254,7 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 	{
 		ParkedEvent event = parked_event(tuple, RelationGetDescr(scan.rel));
 		ParkedRow  *row;
-		bool		isnull;
+		bool		alone;
 
 		if (filter->position && event.place.position != filter->position)
 			break;
@@ -262,11 +263,15 @@ ParkedRowsLoad(const char *name, const ParkedFilter *filter, int64 limit)
 			pfree(event.stream_id);
 			continue;
 		}
+		alone = filter->causes_alone && is_cause(tuple, RelationGetDescr(scan.rel));
+		if (alone && rows != NIL)
+			break;
 		row = palloc(sizeof(ParkedRow));
 		row->event = event;
-		row->is_cause = DatumGetBool(heap_getattr(tuple, R_IS_CAUSE + 1, RelationGetDescr(scan.rel), &isnull));
 		row->tuple = heap_copytuple(tuple);
 		rows = lappend(rows, row);
+		if (alone)
+			break;
 	}
 	scan_end(&scan);
 	return rows;
@@ -364,6 +369,14 @@ row_passes(const ParkedFilter *filter, const ParkedEvent *event)
 		(filter->stream_id == NULL || strcmp(filter->stream_id, event->stream_id) == 0) &&
 		(filter->except == NULL ||
 		 !ParkedStreamsHave(filter->except, event->place.event_table, event->stream_id));
+}
+
+static bool
+is_cause(HeapTuple tuple, TupleDesc desc)
+{
+	bool		isnull;
+
+	return DatumGetBool(heap_getattr(tuple, R_IS_CAUSE + 1, desc, &isnull));
 }
 
 static ParkedEvent

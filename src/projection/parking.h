@@ -19,13 +19,13 @@ typedef struct ParkedFilter
 	Oid			event_table;
 	const char *stream_id;
 	const ParkedStreams *except;
+	bool		causes_alone;	/* what failed itself is not put together with others */
 } ParkedFilter;
 
 /* A row, as it was read. */
 typedef struct ParkedRow
 {
 	ParkedEvent event;
-	bool		is_cause;
 	HeapTuple	tuple;
 } ParkedRow;
 

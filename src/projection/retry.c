@@ -46,7 +46,6 @@ typedef struct RetriedRows
 
 static void check_isolation(const Projection *projection);
 static bool retry_next(Retry *retry, int64 max_events);
-static int	rows_to_try(List *rows);
 static ErrorData *try_rows(Retry *retry, List *rows, EventBatch *batch);
 static bool apply_rows(void *arg);
 static void read_rows(const Projection *projection, List *rows, EventBatch *batch);
@@ -80,6 +79,8 @@ daybook_retry_parked(PG_FUNCTION_ARGS)
 	retry.filter.event_table = PG_ARGISNULL(2) ? InvalidOid : PG_GETARG_OID(2);
 	retry.failed = ParkedStreamsCreate(CurrentMemoryContext);
 	retry.filter.except = retry.failed;
+	/* it may well fail again */
+	retry.filter.causes_alone = true;
 	retry.batch_context = AllocSetContextCreate(CurrentMemoryContext, "daybook retry batch",
 												ALLOCSET_DEFAULT_SIZES);
 	while (retry_next(&retry, PG_GETARG_INT64(3)))
@@ -117,7 +118,6 @@ retry_next(Retry *retry, int64 max_events)
 	CHECK_FOR_INTERRUPTS();
 	rows = ParkedRowsLoad(retry->projection->name, &retry->filter,
 						  Min(limit, max_events - retry->applied));
-	rows = list_truncate(rows, rows_to_try(rows));
 	if (rows != NIL)
 	{
 		ParkedRow  *last = llast(rows);
@@ -140,17 +140,6 @@ retry_next(Retry *retry, int64 max_events)
 	}
 	MemoryContextSwitchTo(caller);
 	return rows != NIL;
-}
-
-/* What failed before is tried alone, as it may well fail again. */
-static int
-rows_to_try(List *rows)
-{
-	int			n = 0;
-
-	while (n < list_length(rows) && !((ParkedRow *) list_nth(rows, n))->is_cause)
-		n++;
-	return rows != NIL ? Max(n, 1) : 0;
 }
 
 /*
