@@ -58,6 +58,16 @@ SELECT attempt($$INSERT INTO orders (stream_id, type, recorded_at) VALUES ('a', 
 SELECT attempt($$INSERT INTO orders (stream_id, type, recorded_by) VALUES ('a', 'T', session_user)$$);
 SELECT attempt($$INSERT INTO orders (id, recorded_at, recorded_by, stream_id, type) VALUES (NULL, NULL, NULL, 'explicit-null', 'T')$$);
 
+-- the last that there is
+BEGIN;
+SET LOCAL daybook.restore = on;
+INSERT INTO orders (stream_id, type, version) VALUES ('last', 'T', 9223372036854775807);
+SET LOCAL daybook.restore = off;
+SELECT attempt($$INSERT INTO orders (stream_id, type) VALUES ('last', 'T')$$);
+SELECT attempt($$SELECT daybook.append('orders', 'last', 'T', '{}')$$);
+SELECT attempt($$INSERT INTO orders (stream_id, type, version) VALUES ('last', 'T', 1)$$);
+ROLLBACK;
+
 -- columns without a value
 SELECT attempt($$INSERT INTO orders DEFAULT VALUES$$);
 SELECT attempt($$INSERT INTO orders (type) VALUES ('T')$$);

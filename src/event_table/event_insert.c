@@ -325,9 +325,20 @@ refuse_given(NewEvent *event, int column, const char *name)
 static bool
 number_event(NewEvent *event, int64 last_version, Oid stream_index, int64 *version)
 {
-	*version = last_version + 1;
 	if (IS_NULL(event, EVENT_VERSION))
+	{
+		if (last_version == PG_INT64_MAX)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("stream \"%s\" of event table \"%s\" cannot have another event",
+							ExcerptOfText(DatumGetTextPP(VALUE(event, EVENT_STREAM_ID))),
+							RelationGetRelationName(event->rel)),
+					 errdetail("Its last version is " INT64_FORMAT ", the highest that there is.",
+							   last_version),
+					 errtable(event->rel)));
+		*version = last_version + 1;
 		return true;
+	}
 	*version = DatumGetInt64(VALUE(event, EVENT_VERSION));
 	if (*version < 1)
 		ereport(ERROR,
