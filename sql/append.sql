@@ -248,6 +248,24 @@ SET daybook.metadata = '{"actor": "alice"}';
 SELECT app_try($$INSERT INTO app_orders (stream_id, type, metadata) VALUES ('a-16', 'T', to_jsonb(repeat('m', 100000)))$$);
 RESET daybook.metadata;
 
+-- an event that leaves its data out takes no memory until the others are stored
+CREATE TABLE app_memory (event bigint, bytes numeric);
+CREATE SEQUENCE app_events;
+CREATE FUNCTION app_measure() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	event bigint := nextval('app_events');
+BEGIN
+	IF event IN (1000, 3000) THEN
+		INSERT INTO app_memory SELECT event, sum(total_bytes) FROM pg_backend_memory_contexts;
+	END IF;
+	RETURN NEW;
+END $$;
+CREATE TRIGGER app_measure BEFORE INSERT ON app_orders FOR EACH ROW EXECUTE FUNCTION app_measure();
+SELECT (daybook.append('app_orders', 'a-17', (SELECT jsonb_agg('{"type": "T"}'::jsonb) FROM generate_series(1, 3000)))).last_version;
+SELECT max(bytes) FILTER (WHERE event = 3000) - max(bytes) FILTER (WHERE event = 1000) < 1000000 AS little FROM app_memory;
+SELECT count(*) FROM app_orders WHERE stream_id = 'a-17' AND data = '{}';
+DROP TRIGGER app_measure ON app_orders;
+
 -- privileges, read-only transactions
 CREATE ROLE app_writer;
 SET ROLE app_writer;
@@ -275,5 +293,6 @@ SELECT version, recorded_by FROM app_orders WHERE stream_id = 'a-12' AND version
 SELECT daybook.drop_event_table('app_orders', force => true);
 DROP OWNED BY app_writer;
 DROP ROLE app_writer;
-DROP TABLE app_log;
-DROP FUNCTION app_try, app_append, app_note, app_note_all, app_skip, app_meddle;
+DROP TABLE app_log, app_memory;
+DROP SEQUENCE app_events;
+DROP FUNCTION app_try, app_append, app_note, app_note_all, app_skip, app_meddle, app_measure;
