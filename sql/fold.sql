@@ -44,7 +44,7 @@ SELECT daybook.fold('balance', 'account-1', to_version => 2, until => :'then');
 -- a version that has a name can be of any type, and of none
 PREPARE at_version AS SELECT daybook.fold($1, $2, to_version => $3);
 EXECUTE at_version('balance', 'account-1', 2);
-SELECT daybook.fold('balance', 'account-1', to_version => NULL), daybook.fold('balance', 'account-1', to_version => 2::smallint);
+SELECT daybook.fold('balance', 'account-1', to_version => NULL), daybook.fold('balance', 'account-1', to_version => 2::smallint), daybook.fold('balance', 'account-1', 2::smallint);
 SELECT daybook.fold('balance', 'account-1', to_version => 2, until => NULL), daybook.fold('balance', 'account-1', to_version => NULL, until => '2000-01-01');
 
 -- composable with SQL, and the same as by hand

@@ -104,13 +104,20 @@ LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, bigint, timestamptz) IS
 'the state of a stream, now or as it was at a version or at a time, as jsonb';
 
--- A bare number for to_version would fit the function below as well.  It has
--- no name here, so that to_version => fits the function above alone, whatever
--- is given: NULL, a parameter without a type, a smallint as drivers send it.
+-- A bare number for to_version, which drivers send as a smallint if it is small,
+-- would fit the last function below as well.  It has no name in these two, so
+-- that to_version => fits the function above alone, whatever is given: NULL, or
+-- a parameter without a type.
 CREATE FUNCTION daybook.fold(name text, stream_id text, int) RETURNS jsonb
 AS 'MODULE_PATHNAME', 'daybook_fold'
 LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION daybook.fold(text, text, int) IS
+'the state of a stream as it was at a version, as jsonb';
+
+CREATE FUNCTION daybook.fold(name text, stream_id text, smallint) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'daybook_fold'
+LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+COMMENT ON FUNCTION daybook.fold(text, text, smallint) IS
 'the state of a stream as it was at a version, as jsonb';
 
 CREATE FUNCTION daybook.fold(

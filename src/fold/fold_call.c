@@ -35,6 +35,7 @@ typedef struct FoldRequest
 } FoldRequest;
 
 static bool read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request);
+static int64 version_argument(FunctionCallInfo fcinfo, int n);
 static void fold_stream(FoldRun *run, const FoldRequest *request);
 static Datum one_state_to_jsonb(FoldRun *run, Datum state);
 
@@ -106,8 +107,7 @@ read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request)
 	request->to_version = PG_INT64_MAX;
 	request->until = DT_NOEND;
 	if (!PG_ARGISNULL(to_version))
-		request->to_version = get_fn_expr_argtype(fcinfo->flinfo, to_version) == INT4OID ?
-			PG_GETARG_INT32(to_version) : PG_GETARG_INT64(to_version);
+		request->to_version = version_argument(fcinfo, to_version);
 	if (request->to_version < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -117,6 +117,21 @@ read_arguments(FunctionCallInfo fcinfo, int to_version, FoldRequest *request)
 	if (PG_NARGS() > to_version + 1 && !PG_ARGISNULL(to_version + 1))
 		request->until = PG_GETARG_TIMESTAMPTZ(to_version + 1);
 	return true;
+}
+
+/* It comes in the width in which the caller has it. */
+static int64
+version_argument(FunctionCallInfo fcinfo, int n)
+{
+	switch (get_fn_expr_argtype(fcinfo->flinfo, n))
+	{
+		case INT2OID:
+			return PG_GETARG_INT16(n);
+		case INT4OID:
+			return PG_GETARG_INT32(n);
+		default:
+			return PG_GETARG_INT64(n);
+	}
 }
 
 static void

@@ -61,6 +61,7 @@ INSERT INTO declared VALUES
 ('daybook.fold(text,text,anyelement,bigint,timestamp with time zone)', 'name, stream_id, state_type, to_version, until', 'stable safe', 'everyone'),
 ('daybook.fold(text,text,bigint,timestamp with time zone)', 'name, stream_id, to_version, until', 'stable safe', 'everyone'),
 ('daybook.fold(text,text,integer)', 'name, stream_id, ', 'stable safe', 'everyone'),
+('daybook.fold(text,text,smallint)', 'name, stream_id, ', 'stable safe', 'everyone'),
 ('daybook.fold_all(text)', 'name', 'stable safe', 'everyone'),
 ('daybook.fold_all(text,anyelement)', 'name, state_type', 'stable safe', 'everyone'),
 ('daybook.fold_changed()', '', 'volatile unsafe', 'everyone'),
