@@ -81,6 +81,10 @@ SELECT app_append('a-3', NULL);
 SELECT app_try($$SELECT daybook.append(NULL, 'a-3', '{"type": "T"}'::jsonb)$$);
 SELECT app_try($$SELECT daybook.append('app_orders', 'a-3', NULL::text, '{}'::jsonb)$$);
 SELECT app_try($$SELECT daybook.append('app_orders', 'a-3', 'T', '{}'::jsonb, '[1]')$$);
+BEGIN;
+SELECT first_version FROM daybook.append('app_orders', 'a-null-metadata', 'T', '{}'::jsonb, 'null');
+SELECT metadata FROM app_orders WHERE stream_id = 'a-null-metadata';
+ROLLBACK;
 SELECT app_try($$SELECT daybook.append('pg_class', 'a-3', '{"type": "T"}'::jsonb)$$);
 SELECT count(*) AS nothing_written FROM app_orders WHERE stream_id = 'a-3';
 

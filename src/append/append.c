@@ -29,6 +29,7 @@ PG_FUNCTION_INFO_V1(daybook_append_literals);
 
 #define APPEND_RESULT_NATTS	5
 
+static Jsonb *metadata_argument(Jsonb *metadata);
 static text *stream_argument(FunctionCallInfo fcinfo);
 static Jsonb *jsonb_from_cstring(const char *value);
 static int64 expected_argument(FunctionCallInfo fcinfo, int n);
@@ -60,12 +61,23 @@ daybook_append_event(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, 2, "type");
 	event.type = PG_GETARG_TEXT_PP(2);
 	event.data = PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3);
-	event.metadata = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
-	if (event.metadata && !JB_ROOT_IS_OBJECT(event.metadata))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metadata of an event must be a JSON object")));
+	event.metadata = PG_ARGISNULL(4) ? NULL : metadata_argument(PG_GETARG_JSONB_P(4));
 	return append(fcinfo, &event, 1, expected_argument(fcinfo, 5));
+}
+
+/* As among the events of an array, a JSON null, which drivers make of none, is none. */
+static Jsonb *
+metadata_argument(Jsonb *metadata)
+{
+	JsonbValue	scalar;
+
+	if (JB_ROOT_IS_OBJECT(metadata))
+		return metadata;
+	if (JsonbExtractScalar(&metadata->root, &scalar) && scalar.type == jbvNull)
+		return NULL;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("metadata of an event must be a JSON object")));
 }
 
 /*
