@@ -384,6 +384,11 @@ SELECT build_with('WITH d AS (DELETE FROM guard.orders RETURNING 1) SELECT count
 SELECT build_with('SELECT daybook.append(''guard.orders'', ''forged'', ''x'', ''{}'')', 'orders', 'type');
 SELECT build_with('DELETE FROM guard.notes', 'notes', 'note');
 SELECT build_with('DELETE FROM guard.notes', 'orders', 'type');
+CREATE TABLE parted_notes (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+CREATE TABLE parted_notes_1 PARTITION OF parted_notes FOR VALUES FROM (0) TO (10) USING daybook;
+INSERT INTO parted_notes VALUES (1, 'a');
+SELECT build_with('INSERT INTO guard.parted_notes VALUES (1) ON CONFLICT (id) DO UPDATE SET note = ''forged''', 'parted_notes_1', 'note');
+SELECT * FROM parted_notes;
 SELECT build_with('SELECT FROM guard.orders FOR UPDATE', 'orders', 'type');
 SELECT build_with('GRANT SELECT ON guard.orders TO regress_daybook_owns_one', 'orders', 'type');
 UPDATE index_attack SET statement = 'DELETE FROM guard.orders';

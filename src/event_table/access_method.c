@@ -14,6 +14,7 @@
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/index.h"
+#include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "compat.h"
 #include "event_table/event_table.h"
@@ -43,6 +44,7 @@ static LentTable *lent_tables = NULL;
 static void lend_heap_routine(LentTable *table, Relation rel);
 static void take_back_heap_routine(const LentTable *table);
 static void lend_again(Datum arg, Oid relid);
+static bool may_come_to(Oid relid, Relation rel);
 static void refuse_change(Relation rel, const char *command);
 static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
@@ -225,7 +227,7 @@ void
 RefuseIfLent(Oid relid)
 {
 	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
-		if (relid == RelationGetRelid(table->rel))
+		if (may_come_to(relid, table->rel))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot write to append-only table \"%s\" while an index of it is being built",
@@ -233,6 +235,15 @@ RefuseIfLent(Oid relid)
 					 errdetail("A function that the index calls has tried to."),
 					 errhint("Let an index call functions that do nothing but compute."),
 					 errtable(table->rel)));
+}
+
+/* An INSERT into a partitioned table does not say beforehand which partitions it comes to. */
+static bool
+may_come_to(Oid relid, Relation rel)
+{
+	return relid == RelationGetRelid(rel) ||
+		(rel->rd_rel->relispartition &&
+		 list_member_oid(get_partition_ancestors(RelationGetRelid(rel)), relid));
 }
 
 static double
