@@ -77,6 +77,7 @@ CALL meanwhile('CREATE TABLE child (s text REFERENCES kept)', 'DROP TABLE child'
 CALL meanwhile('ALTER TABLE kept ADD CONSTRAINT small CHECK (n < 1000)', 'ALTER TABLE kept DROP CONSTRAINT small');
 CALL meanwhile('CREATE TRIGGER t BEFORE INSERT ON kept FOR EACH ROW EXECUTE FUNCTION nothing()', 'DROP TRIGGER t ON kept');
 CALL meanwhile('ALTER TABLE kept ALTER kind SET DEFAULT ''new''', 'ALTER TABLE kept ALTER kind SET DEFAULT ''old''');
+CALL meanwhile('ALTER TABLE kept ALTER place SET DEFAULT 0', 'ALTER TABLE kept ALTER place SET DEFAULT nextval(''kept_place_seq'')');
 CALL meanwhile('ALTER TABLE kept SET UNLOGGED', 'ALTER TABLE kept SET LOGGED');
 CALL meanwhile('ALTER TABLE kept SET TABLESPACE rebuild_space', 'ALTER TABLE kept SET TABLESPACE pg_default');
 CALL meanwhile('CREATE RULE r AS ON DELETE TO kept DO INSTEAD NOTHING', 'DROP RULE r ON kept');

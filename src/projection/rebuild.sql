@@ -177,9 +177,14 @@ AS $$
 		FROM t JOIN pg_class c ON c.oid IN (t.live, t.copy)
 		UNION ALL
 		-- defaults of serial columns name sequences, of which a copy has its own
-		SELECT t.n, a.attrelid = t.copy, 'Column ' || quote_ident(a.attname), pg_get_expr(f.adbin, f.adrelid)
+		SELECT t.n, a.attrelid = t.copy, 'Column ' || quote_ident(a.attname), replace(e.expression, coalesce((
+			SELECT quote_literal(format('%I.%I', s.nspname, c.relname))
+			FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace s ON s.oid = c.relnamespace
+			WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+				AND strpos(e.expression, quote_literal(format('%I.%I', s.nspname, c.relname))) > 0
+			ORDER BY d.objid DESC LIMIT 1), ''), '')
 		FROM t JOIN pg_attribute a ON a.attrelid IN (t.live, t.copy) JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
-		WHERE pg_get_serial_sequence(CASE WHEN a.attrelid = t.copy THEN copy_name ELSE live_name END, a.attname) IS NULL
+		CROSS JOIN LATERAL (SELECT pg_get_expr(f.adbin, f.adrelid) AS expression) e
 		UNION ALL
 		SELECT t.n, k.conrelid = t.copy, 'Constraint ' || quote_ident(k.conname),
 			regexp_replace(replace(pg_get_constraintdef(k.oid), ' REFERENCES ' || r.copy_name || '(', ' REFERENCES ' || r.live_name || '('), ' NOT VALID$', '')
