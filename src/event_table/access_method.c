@@ -13,6 +13,7 @@
 
 #include "access/heapam.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
@@ -214,10 +215,15 @@ take_back_heap_routine(const LentTable *table)
 	table->rel->rd_tableam = table->own;
 }
 
-/* The entry may have been built anew, with its own routine. */
+/*
+ * The entry may have been built anew, with its own routine.  While a transaction
+ * is being aborted none is, and one may be gone if the session ends in the call.
+ */
 static void
 lend_again(Datum arg, Oid relid)
 {
+	if (!IsTransactionState())
+		return;
 	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
 		if (!OidIsValid(relid) || relid == RelationGetRelid(table->rel))
 			table->rel->rd_tableam = GetHeapamTableAmRoutine();
