@@ -273,6 +273,13 @@ SELECT fld_try($$SELECT daybook.drop_snapshots('who')$$);
 SELECT current_user;
 RESET ROLE;
 SELECT fld_try($$SELECT daybook.fold('escape', 'account-1')$$);
+-- others who may create in its schema keep that out of the search path, unless they have its owner's rights: as long as they do
+GRANT CREATE ON SCHEMA fld_place TO fld_reader;
+GRANT fld_owner TO fld_reader;
+SELECT daybook.fold('who', 'account-1');
+REVOKE fld_owner FROM fld_reader;
+SELECT fld_try($$SELECT daybook.fold('who', 'account-1')$$);
+REVOKE CREATE ON SCHEMA fld_place FROM fld_reader;
 REVOKE SELECT ON account FROM fld_reader;
 SET ROLE fld_reader;
 SELECT fld_try($$SELECT daybook.fold('who', 'account-1')$$);
