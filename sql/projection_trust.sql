@@ -182,6 +182,19 @@ CREATE FUNCTION pg_temp.handle(daybook.event) RETURNS void LANGUAGE sql AS '';
 SELECT daybook.create_projection('temporary', '{trust_carol.orders}', 'pg_temp.handle(daybook.event)'::regprocedure, '{trust_dave.calls}');
 \set VERBOSITY default
 
+-- where only the owner of the database may create, here a superuser, others' objects are what that one has made of them
+RESET ROLE;
+CREATE TABLE public.trust_t (label text);
+ALTER TABLE public.trust_t OWNER TO trust_dave;
+CREATE FUNCTION public.trust_label(text, bigint) RETURNS text LANGUAGE sql AS $$ SELECT $1 || '/' || $2 $$;
+ALTER FUNCTION public.trust_label(text, bigint) OWNER TO trust_carol;
+SET ROLE trust_dave;
+SELECT trust_test.try('public', 'INSERT INTO trust_t SELECT trust_label(stream_id, version) FROM new_events', '{public.trust_t}');
+SELECT daybook.drop_projection('public');
+RESET ROLE;
+DROP FUNCTION public.trust_label(text, bigint);
+DROP TABLE public.trust_t;
+
 -- in a schema where everybody may create, the owner's own objects are found
 RESET ROLE;
 GRANT CREATE ON SCHEMA public TO PUBLIC;
