@@ -171,6 +171,19 @@ SELECT "table", row, difference FROM daybook.verify_projection('ord') ORDER BY 3
 SELECT * FROM daybook.verify_projection('ord', streams => '{s-2}', stream_column => 'nosuch');
 SELECT daybook.drop_projection('ord');
 
+-- one that is published is not rebuilt beside itself, however it is published
+BEGIN;
+SELECT daybook.rebuild_obstacle('{line}');
+CREATE PUBLICATION rebuild_tables FOR TABLE line;
+SELECT daybook.rebuild_obstacle('{line}');
+DROP PUBLICATION rebuild_tables;
+CREATE PUBLICATION rebuild_tables FOR TABLES IN SCHEMA rebuild_tables;
+SELECT daybook.rebuild_obstacle('{line}');
+DROP PUBLICATION rebuild_tables;
+CREATE PUBLICATION rebuild_tables FOR ALL TABLES;
+SELECT daybook.rebuild_obstacle('{line}');
+ROLLBACK;
+
 -- an unlogged table is rebuilt in place
 ALTER TABLE line SET UNLOGGED;
 SELECT daybook.rebuild_obstacle('{line}');
