@@ -81,6 +81,18 @@ my $head = $primary->safe_psql('postgres', 'SELECT daybook.head()');
 ok(wait_until('the standby', sub { $standby->safe_psql('postgres', 'SELECT daybook.head()') == $head }), 'the standby has the whole log');
 log_is_right($primary, 'the log of the primary is right');
 
+# An id that was taken before, by a transaction that was rolled back, is in the
+# index twice, and a standby does not know which of the two is of no use.
+{
+	my $restored = 'SET daybook.restore = on; INSERT INTO orders (id, stream_id, version, type) VALUES (1000000000, %s, 1, %s)';
+	$primary->safe_psql('postgres', 'BEGIN; ' . sprintf($restored, q{'twice-1'}, q{'RolledBack'}) . '; ROLLBACK');
+	$primary->safe_psql('postgres', sprintf($restored, q{'twice-1'}, q{'Kept'}));
+	ok(all_published($primary), 'an event with an id that was rolled back before');
+	$primary->wait_for_catchup($standby);
+	is($standby->safe_psql('postgres', q{SELECT type FROM daybook.read_all(categories => '{twice}')}), 'Kept',
+		'a standby reads it');
+}
+
 # The standby takes over in the midst of a load.
 my $bench = start_pgbench($primary, [ '-c', 6, '-T', 3600 ], $load);
 my $before = event_count($primary);
