@@ -179,6 +179,33 @@ SELECT count(*) = 2 * (SELECT count(*) FROM account) AS twice FROM long;
 SELECT daybook.inline_triggers_live('nothing', '{account}');
 SELECT daybook.inline_triggers_live('nothing', array_fill(NULL::regclass, ARRAY[10000000]));
 
+-- a handler that comes to read its table while it runs waits for other writers from then on
+SELECT daybook.create_event_table('nested');
+CREATE TABLE nested_row (id bigint, type text, seen bigint);
+CREATE TABLE nested_other (n bigint);
+CREATE VIEW nested_view AS SELECT n FROM nested_other;
+CREATE FUNCTION append_within() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	CREATE OR REPLACE VIEW inline_test.nested_view AS SELECT id AS n FROM inline_test.nested_row;
+	INSERT INTO inline_test.nested (stream_id, type) VALUES ('inner-1', 'Inner');
+	RETURN NULL;
+END $$;
+CREATE TRIGGER within AFTER INSERT ON nested_row FOR EACH ROW WHEN (NEW.type = 'Outer') EXECUTE FUNCTION append_within();
+CREATE VIEW writers_locks AS
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'object' AND classid = 'daybook.projection'::regclass AND mode = 'ExclusiveLock';
+SELECT daybook.create_projection('nested', '{nested}', $$
+	INSERT INTO nested_row SELECT id, type, (SELECT count(*) FROM nested_view) FROM new_events
+$$, '{nested_row}', mode => 'inline');
+BEGIN;
+INSERT INTO nested (stream_id, type) VALUES ('outer-1', 'Plain');
+TABLE writers_locks;
+INSERT INTO nested (stream_id, type) VALUES ('outer-1', 'Outer');
+TABLE writers_locks;
+COMMIT;
+SELECT type, seen FROM nested_row ORDER BY id;
+SELECT daybook.drop_projection('nested');
+SELECT daybook.drop_event_table('nested', true);
+
 -- dropping takes the triggers away
 SELECT daybook.drop_projection(name) FROM daybook.projection_status WHERE mode = 'inline';
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'daybook_inline%';
