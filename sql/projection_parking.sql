@@ -234,6 +234,21 @@ SELECT daybook.retry_parked('read');
 SELECT idx_tup_fetch < 300 AS once FROM pg_stat_xact_all_tables WHERE relid = 'daybook.projection_parked'::regclass;
 COMMIT;
 SELECT count(*), min(attempts), max(attempts) FROM daybook.parked_events WHERE projection = 'read';
+
+-- what a rebuild has parked goes with it when it is given up
+BEGIN;
+SELECT daybook.rebuild_projection('read');
+SELECT daybook.pause_projection('read');
+COMMIT;
+DO $$ BEGIN
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN EXISTS (SELECT FROM daybook.rebuild_progress WHERE state = 'swapping');
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SELECT projection = 'read' AS is_own, count(*) FROM daybook.projection_parked GROUP BY 1 ORDER BY 1;
+SELECT daybook.cancel_rebuild('read');
+SELECT projection = 'read' AS is_own, count(*) FROM daybook.projection_parked GROUP BY 1 ORDER BY 1;
 SELECT daybook.drop_projection('read');
 SELECT daybook.drop_event_table('letter', true);
 DROP SCHEMA parking_test CASCADE;
