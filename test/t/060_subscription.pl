@@ -243,6 +243,16 @@ $node->reload;
 ($head, @payloads) = listen_while(q{SELECT append('n')});
 is($payloads[-1], $head, 'and again when they are turned on');
 
+# a worker that starts tells the head at once; what comes after that is told when the time is up
+$node->append_conf('postgresql.conf', 'daybook.notify_interval = 60s');
+my $began = time();
+$node->restart;
+ok($node->poll_query_until('postgres', q{SELECT head = daybook.head() FROM daybook.sequencer_status}), 'a worker that tells once in a minute');
+($head, @payloads) = listen_while(q{SELECT append('n')}, 1);
+ok(time() - $began > 55 || !(grep { $_ == $head } @payloads), 'does not tell before that');
+$node->append_conf('postgresql.conf', 'daybook.notify_interval = 10ms');
+$node->restart;
+
 # a wait holds up nobody: it has no locks, whatever was read before it
 $node->safe_psql('postgres', q{SELECT daybook.create_subscription('filtered', '{ev}', types => '{none}')});
 my $waits = start_query(q{SELECT * FROM daybook.fetch('filtered', wait => '60s')});
