@@ -70,6 +70,13 @@ typedef bool UpdateIndexes;
 #define SearchPathMatchesCurrentEnvironment OverrideSearchPathMatchesCurrent
 #endif
 
+/* locks of other modes can be asked for since 17 */
+#if PG_VERSION_NUM >= 170000
+#define lock_held_by_me_compat(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define lock_held_by_me_compat(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* of syncrep.c alone in all of them */
 #define SyncStandbysDefined() \
 	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')

@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "event_table/event_table.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -64,6 +65,7 @@ static EventTicket *add_ticket(void);
 static void make_room(void);
 static void drop_ticket(int i);
 static void release_lock(EventTicket *ticket);
+static bool came_with_interrupt(const EventTicket *ticket);
 static void store_text(StringInfo buffer, Datum value);
 static EventTicket *find_ticket(Relation rel, TupleTableSlot *slot, bool redeemed);
 pg_noreturn static void refuse_row(Relation rel, TupleTableSlot *slot);
@@ -186,15 +188,32 @@ EventTicketLockStream(uint64 stream_hash, bool wait)
 		ticket->locked = LockAcquire(&ticket->lock, ExclusiveLock, false, !wait) !=
 			LOCKACQUIRE_NOT_AVAIL;
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		CurrentResourceOwner = saved;
+		ticket->locked = came_with_interrupt(ticket);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	CurrentResourceOwner = saved;
 
 	if (!ticket->locked)
 		ticket_count--;
 	return ticket->locked;
+}
+
+/*
+ * A lock that is granted as its waiter is interrupted is the transaction's all
+ * the same.  Nobody waits for a lock that another ticket has.
+ */
+static bool
+came_with_interrupt(const EventTicket *ticket)
+{
+	for (int i = 0; i < ticket_count; i++)
+		if (tickets[i].locked &&
+			memcmp(&tickets[i].lock, &ticket->lock, sizeof(LOCKTAG)) == 0)
+			return false;
+	return lock_held_by_me_compat(&ticket->lock, ExclusiveLock);
 }
 
 /*

@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "daybook.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
@@ -159,11 +160,7 @@ ProjectionIsLockedHere(const char *name)
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DaybookRelation("projection"), lock_id(name),
 					   LOCK_PROJECTION);
-#if PG_VERSION_NUM >= 170000
-	return LockHeldByMe(&tag, ExclusiveLock, false);
-#else
-	return LockHeldByMe(&tag, ExclusiveLock);
-#endif
+	return lock_held_by_me_compat(&tag, ExclusiveLock);
 }
 
 /* Lets one writer at a time run an inline handler, to the end of his transaction. */

@@ -20,6 +20,13 @@ SELECT count(*) FROM (SELECT stream_id FROM $table GROUP BY stream_id
 	HAVING count(*) <> max(version) OR min(version) <> 1 OR count(DISTINCT version) <> count(*)) s});
 }
 
+# The process that has, or waits for, such an advisory lock.
+sub holder_of
+{
+	my ($condition) = @_;
+	return $node->safe_psql('postgres', "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND $condition");
+}
+
 # Any version: 16 clients, on one stream and on 1,000, at each isolation level,
 # with savepoints rolled back, several events a statement, whole transactions
 # rolled back.  No append fails.
@@ -100,6 +107,42 @@ INSERT INTO naive SELECT 'hot-1', coalesce(max(version), 0) + 1, 'Happened' FROM
 } });
 	ok(finish($load), 'clients that look up the last version themselves');
 	cmp_ok(bad_streams('naive'), '>', 0, 'give versions twice');
+}
+
+# A wait for a stream is cancelled just as it is this session's turn, and rolled
+# back to a savepoint: the stream is free for others at once.
+{
+	$node->safe_psql('postgres', q{
+SELECT daybook.create_event_table('slow');
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock(1);
+	RETURN NEW;
+END $$;
+CREATE TRIGGER last BEFORE INSERT ON slow FOR EACH ROW WHEN (NEW.type = 'Slow') EXECUTE FUNCTION dawdle()});
+	my $gate = $node->background_psql('postgres');
+	$gate->query_safe('SELECT pg_advisory_lock(1)');
+	my $first = $node->background_psql('postgres');
+	$first->query_until(qr/begun/, "\\echo begun\nINSERT INTO slow (stream_id, type) VALUES ('s-1', 'Slow');\n");
+	wait_until('the first row is on its way', sub { holder_of('NOT granted AND objsubid = 1') ne '' });
+
+	my $second = $node->background_psql('postgres', on_error_stop => 0);
+	$second->query_safe('BEGIN; SAVEPOINT a');
+	$second->query_until(qr/begun/, "\\echo begun\nINSERT INTO slow (stream_id, type) VALUES ('s-1', 'Second');\n");
+	my $pid;
+	wait_until('the second waits for the stream', sub { ($pid = holder_of('NOT granted AND objsubid = 219')) ne '' });
+	kill 'STOP', $pid;
+	$gate->query_safe('SELECT pg_advisory_unlock(1)');
+	wait_until('its turn has come', sub { holder_of('granted AND objsubid = 219') eq $pid });
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	kill 'CONT', $pid;
+	$second->query('ROLLBACK TO a');
+	like($second->{stderr}, qr/canceling statement due to user request/, 'the wait is cancelled');
+	is(holder_of('objsubid = 219'), '', 'nobody has the stream after the rollback');
+	is($node->safe_psql('postgres', q{SET statement_timeout = '10s';
+		INSERT INTO slow (stream_id, type) VALUES ('s-1', 'Third') RETURNING version}), 2, 'and others can append to it');
+	$second->query('COMMIT');
+	$_->quit for $gate, $first, $second;
 }
 
 # COPY into very many streams in one transaction: no lock is kept for each.
