@@ -93,6 +93,9 @@ SELECT stream_id, version, data FROM daybook.read_all(event_tables => '{sch_orde
 
 -- gaps
 SELECT sch_try($$SELECT daybook.create_upcaster('sch_orders', 'OrderPlaced', 4, 'same(jsonb)')$$);
+SELECT count(*) AS schemas FROM pg_backend_memory_contexts WHERE name = 'daybook event schema' \gset
+SELECT count(sch_try($$SELECT daybook.create_upcaster('sch_orders', 'OrderPlaced', 4, 'same(jsonb)')$$)) FROM generate_series(1, 20);
+SELECT count(*) - :schemas < 5 AS nothing_left FROM pg_backend_memory_contexts WHERE name = 'daybook event schema';
 SELECT daybook.create_upcaster('sch_orders', 'Late', 2, 'same(jsonb)');
 SELECT sch_try($$SELECT daybook.register_event_type('sch_orders', 'Late', 1)$$);
 INSERT INTO sch_orders (stream_id, type, data) VALUES ('late', 'Late', '{}');

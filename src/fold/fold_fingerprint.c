@@ -194,7 +194,7 @@ add_type(Fingerprint *fingerprint, Oid type)
 static bool
 add_event_schema(Fingerprint *fingerprint, Relation event_table)
 {
-	EventSchema *schema = PinEventSchema(event_table);
+	EventSchema *schema = HoldEventSchema(event_table);
 	bool		immutable = true;
 
 	if (schema == NULL)
@@ -224,7 +224,6 @@ add_event_schema(Fingerprint *fingerprint, Relation event_table)
 		meet_function(fingerprint, function);
 		immutable &= func_volatile(function) == PROVOLATILE_IMMUTABLE;
 	}
-	UnpinEventSchema(schema);
 	return immutable;
 }
 

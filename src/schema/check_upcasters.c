@@ -76,7 +76,7 @@ daybook_check_upcasters(PG_FUNCTION_ARGS)
 	UpcasterCheck check = {0};
 
 	check.table = OpenReadableEventTable(PG_GETARG_OID(0));
-	check.schema = PinEventSchema(check.table);
+	check.schema = HoldEventSchema(check.table);
 	check.upcasting = UpcastingBegin(check.table);
 	check.context = CurrentMemoryContext;
 	InitMaterializedSRF(fcinfo, 0);
@@ -84,8 +84,6 @@ daybook_check_upcasters(PG_FUNCTION_ARGS)
 	return_types(&check, (ReturnSetInfo *) fcinfo->resultinfo);
 	if (check.upcasting)
 		UpcastingEnd(check.upcasting);
-	if (check.schema)
-		UnpinEventSchema(check.schema);
 	table_close(check.table, NoLock);
 	return (Datum) 0;
 }

@@ -53,6 +53,7 @@ typedef struct MisfitCall
 } MisfitCall;
 
 static void check_new_event(Relation rel, TupleTableSlot *slot);
+static void check_by_schema(EventSchema *schema, Relation rel, TupleTableSlot *slot);
 static void judge_event(EventSchema *schema, EventType *type, Relation rel,
 						TupleTableSlot *slot);
 static void warn_of_misfit(EventSchema *schema, EventType *type, Relation rel,
@@ -84,10 +85,25 @@ static void
 check_new_event(Relation rel, TupleTableSlot *slot)
 {
 	EventSchema *schema = PinEventSchema(rel);
-	EventType  *type;
 
 	if (schema == NULL)
 		return;
+	PG_TRY();
+	{
+		check_by_schema(schema, rel, slot);
+	}
+	PG_FINALLY();
+	{
+		UnpinEventSchema(schema);
+	}
+	PG_END_TRY();
+}
+
+static void
+check_by_schema(EventSchema *schema, Relation rel, TupleTableSlot *slot)
+{
+	EventType  *type;
+
 	slot_getallattrs(slot);
 	type = EventTypeOf(schema, DatumGetTextPP(slot->tts_values[EVENT_TYPE - 1]),
 					   DatumGetInt32(slot->tts_values[EVENT_SCHEMA_VERSION - 1]));
@@ -96,19 +112,7 @@ check_new_event(Relation rel, TupleTableSlot *slot)
 	if (type != NULL && type->mode != CHECK_OFF && !daybook_restore &&
 		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
 		LookUpEventTable(rel)->has_trigger)
-	{
-		PG_TRY();
-		{
-			judge_event(schema, type, rel, slot);
-		}
-		PG_FINALLY();
-		{
-			UnpinEventSchema(schema);
-		}
-		PG_END_TRY();
-	}
-	else
-		UnpinEventSchema(schema);
+		judge_event(schema, type, rel, slot);
 }
 
 static void

@@ -70,6 +70,7 @@ typedef struct CacheEntry
 static HTAB *cache = NULL;
 static uint64 invalidations = 0;
 
+static void let_go(void *arg);
 static void make_cache(void);
 static void forget_relation(Datum arg, Oid relid);
 static void forget_object(Datum arg, int cache_id, uint32 hash);
@@ -126,6 +127,26 @@ UnpinEventSchema(EventSchema *schema)
 	schema->pins--;
 	if (schema->stale && schema->pins == 0)
 		MemoryContextDelete(schema->context);
+}
+
+EventSchema *
+HoldEventSchema(Relation event_table)
+{
+	MemoryContextCallback *at_end = palloc(sizeof(MemoryContextCallback));
+	EventSchema *schema = PinEventSchema(event_table);
+
+	if (schema == NULL)
+		return NULL;
+	at_end->func = let_go;
+	at_end->arg = schema;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, at_end);
+	return schema;
+}
+
+static void
+let_go(void *arg)
+{
+	UnpinEventSchema(arg);
 }
 
 bool

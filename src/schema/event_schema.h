@@ -62,6 +62,9 @@ typedef struct EventSchema
 extern EventSchema *PinEventSchema(Relation event_table);
 extern void UnpinEventSchema(EventSchema *schema);
 
+/* Pinned for as long as the current memory context lives, errors or not. */
+extern EventSchema *HoldEventSchema(Relation event_table);
+
 /* False: it would have to be read anew.  Else what PinEventSchema() would give. */
 extern bool EventSchemaKnown(Oid event_table, EventSchema **schema);
 

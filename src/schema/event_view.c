@@ -176,7 +176,7 @@ hint_at_drop(void *arg)
 static Oid
 newest_payload_type(Relation event_table, text *type, int32 *version)
 {
-	EventSchema *schema = PinEventSchema(event_table);
+	EventSchema *schema = HoldEventSchema(event_table);
 	Oid			result = InvalidOid;
 
 	for (int i = schema ? FindEventType(schema, type, 1) : 0;
@@ -185,8 +185,6 @@ newest_payload_type(Relation event_table, text *type, int32 *version)
 		result = schema->types[i].payload_type;
 		*version = schema->types[i].schema_version;
 	}
-	if (schema)
-		UnpinEventSchema(schema);
 	if (!OidIsValid(result) || get_typtype(getBaseType(result)) != TYPTYPE_COMPOSITE)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -310,7 +310,7 @@ check_stored_events(Relation rel, text *type, int32 version, StoredMisfits *resu
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	EventSchema *schema = PinEventSchema(rel);
+	EventSchema *schema = HoldEventSchema(rel);
 	EventType  *event_type = EventTypeOf(schema, type, version);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext,
 													  "stored event", ALLOCSET_DEFAULT_SIZES);
@@ -337,7 +337,6 @@ check_stored_events(Relation rel, text *type, int32 version, StoredMisfits *resu
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(row_context);
-	UnpinEventSchema(schema);
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
@@ -347,7 +346,7 @@ check_stored_events(Relation rel, text *type, int32 version, StoredMisfits *resu
 static void
 refuse_gaps(Relation rel)
 {
-	EventSchema *schema = PinEventSchema(rel);
+	EventSchema *schema = HoldEventSchema(rel);
 
 	if (schema == NULL)
 		return;
@@ -355,19 +354,17 @@ refuse_gaps(Relation rel)
 		refuse_gap_at(schema, rel, schema->steps[i].to_type, schema->steps[i].from_version + 1);
 	for (int i = 0; i < schema->type_count; i++)
 		refuse_gap_at(schema, rel, schema->types[i].type, schema->types[i].schema_version);
-	UnpinEventSchema(schema);
 }
 
 /* The last upcasters of a type can go, and those that have one beside them. */
 static void
 refuse_gap_behind(Relation rel, const text *type, int32 version)
 {
-	EventSchema *schema = PinEventSchema(rel);
+	EventSchema *schema = HoldEventSchema(rel);
 
 	if (schema == NULL)
 		return;
 	refuse_gap_at(schema, rel, type, version);
-	UnpinEventSchema(schema);
 }
 
 static void

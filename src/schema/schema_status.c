@@ -93,7 +93,7 @@ daybook_upcast_path(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	initStringInfo(&path.path);
-	schema = PinEventSchema(table);
+	schema = HoldEventSchema(table);
 	if (schema)
 		describe_path(schema, &path, PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2));
 	else
@@ -106,21 +106,12 @@ daybook_upcast_path(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
-/* Takes the schema's pin. */
 static void
 describe_path(EventSchema *schema, UpcastPath *path, const text *type, int32 version)
 {
 	path->schema = schema;
 	path->shown = palloc0(schema->step_count * sizeof(bool));
-	PG_TRY();
-	{
-		append_path(path, type, version);
-	}
-	PG_FINALLY();
-	{
-		UnpinEventSchema(schema);
-	}
-	PG_END_TRY();
+	append_path(path, type, version);
 }
 
 /*

@@ -50,14 +50,9 @@ UpcastCallIsParallelSafe(const FuncExpr *call)
 bool
 UpcastersAreParallelSafe(Relation event_table)
 {
-	EventSchema *schema = PinEventSchema(event_table);
-	bool		safe;
+	EventSchema *schema = HoldEventSchema(event_table);
 
-	if (schema == NULL)
-		return true;
-	safe = schema->parallel_safe || steps_are_parallel_safe(schema);
-	UnpinEventSchema(schema);
-	return safe;
+	return schema == NULL || schema->parallel_safe || steps_are_parallel_safe(schema);
 }
 
 /* What is safe is kept until one of the functions changes. */
