@@ -399,6 +399,13 @@ CREATE INDEX CONCURRENTLY by_attack ON orders (type) WHERE attacking(type) <> 'O
 DROP INDEX by_attack;
 SELECT stream_id, version, type, data FROM orders;
 SELECT attempt('DELETE FROM orders'), attempt('DELETE FROM notes');
+-- nor while the table is copied in the order of the index
+UPDATE index_attack SET statement = 'SELECT';
+CREATE INDEX by_attack ON notes (attacking(note));
+UPDATE index_attack SET statement = 'UPDATE guard.index_attack SET statement = ''SELECT''; INSERT INTO guard.notes SELECT ''lost'' FROM generate_series(1, 1000)';
+SET enable_indexscan = off;
+CLUSTER notes USING by_attack;
+RESET enable_indexscan;
 RESET ROLE;
 
 -- in a database without the extension nothing is guarded, and nothing fails

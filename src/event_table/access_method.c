@@ -32,18 +32,22 @@ bool		event_row_check_running = false;
 
 static TableAmRoutine routine;
 
-/* A table that has been lent heap's routine while an index of it is built. */
-typedef struct LentTable
+/*
+ * A table that functions of its indexes must not write to: it has been lent
+ * heap's routine, or its rows are being copied.
+ */
+typedef struct BusyTable
 {
 	Relation	rel;
-	const TableAmRoutine *own;
-	struct LentTable *outer;
-} LentTable;
+	const TableAmRoutine *own;	/* while heap's is lent, else NULL */
+	struct BusyTable *outer;
+} BusyTable;
 
-static LentTable *lent_tables = NULL;
+static BusyTable *busy_tables = NULL;
 
-static void lend_heap_routine(LentTable *table, Relation rel);
-static void take_back_heap_routine(const LentTable *table);
+static void begin_busy(BusyTable *table, Relation rel);
+static void end_busy(const BusyTable *table);
+static void lend_heap_routine(BusyTable *table, Relation rel);
 static void lend_again(Datum arg, Oid relid);
 static bool may_come_to(Oid relid, Relation rel);
 static void refuse_change(Relation rel, const char *command);
@@ -188,31 +192,39 @@ EventRowAccept(Relation rel, TupleTableSlot *slot)
 	accept_row(rel, slot, false);
 }
 
+static void
+begin_busy(BusyTable *table, Relation rel)
+{
+	table->rel = rel;
+	table->own = NULL;
+	table->outer = busy_tables;
+	busy_tables = table;
+}
+
+static void
+end_busy(const BusyTable *table)
+{
+	busy_tables = table->outer;
+	if (table->own)
+		table->rel->rd_tableam = table->own;
+}
+
 /*
  * Heap's index builds insist on heap's own routine in the relcache entry, so
  * it is lent for the length of the call.  Functions that the index calls meet
- * the table with that routine: RefuseIfLent() keeps them from writing to it.
+ * the table with that routine: RefuseIfBusy() keeps them from writing to it.
  */
 static void
-lend_heap_routine(LentTable *table, Relation rel)
+lend_heap_routine(BusyTable *table, Relation rel)
 {
 	static bool registered = false;
 
 	if (!registered)
 		CacheRegisterRelcacheCallback(lend_again, (Datum) 0);
 	registered = true;
-	table->rel = rel;
+	begin_busy(table, rel);
 	table->own = rel->rd_tableam;
-	table->outer = lent_tables;
-	lent_tables = table;
 	rel->rd_tableam = GetHeapamTableAmRoutine();
-}
-
-static void
-take_back_heap_routine(const LentTable *table)
-{
-	lent_tables = table->outer;
-	table->rel->rd_tableam = table->own;
 }
 
 /*
@@ -224,20 +236,21 @@ lend_again(Datum arg, Oid relid)
 {
 	if (!IsTransactionState())
 		return;
-	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
-		if (!OidIsValid(relid) || relid == RelationGetRelid(table->rel))
+	for (BusyTable *table = busy_tables; table != NULL; table = table->outer)
+		if (table->own && (!OidIsValid(relid) || relid == RelationGetRelid(table->rel)))
 			table->rel->rd_tableam = GetHeapamTableAmRoutine();
 }
 
 void
-RefuseIfLent(Oid relid)
+RefuseIfBusy(Oid relid)
 {
-	for (LentTable *table = lent_tables; table != NULL; table = table->outer)
+	for (BusyTable *table = busy_tables; table != NULL; table = table->outer)
 		if (may_come_to(relid, table->rel))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot write to append-only table \"%s\" while an index of it is being built",
-							RelationGetRelationName(table->rel)),
+					 errmsg("cannot write to append-only table \"%s\" while %s",
+							RelationGetRelationName(table->rel),
+							table->own ? "an index of it is being built" : "it is being clustered"),
 					 errdetail("A function that the index calls has tried to."),
 					 errhint("Let an index call functions that do nothing but compute."),
 					 errtable(table->rel)));
@@ -260,7 +273,7 @@ daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
 							   IndexBuildCallback callback, void *callback_state,
 							   TableScanDesc scan)
 {
-	LentTable	lent;
+	BusyTable	lent;
 	double		reltuples;
 
 	lend_heap_routine(&lent, table_rel);
@@ -275,7 +288,7 @@ daybook_index_build_range_scan(Relation table_rel, Relation index_rel,
 	}
 	PG_FINALLY();
 	{
-		take_back_heap_routine(&lent);
+		end_busy(&lent);
 	}
 	PG_END_TRY();
 	return reltuples;
@@ -286,7 +299,7 @@ daybook_index_validate_scan(Relation table_rel, Relation index_rel,
 							IndexInfo *index_info, Snapshot snapshot,
 							ValidateIndexState *state)
 {
-	LentTable	lent;
+	BusyTable	lent;
 
 	lend_heap_routine(&lent, table_rel);
 	PG_TRY();
@@ -296,7 +309,36 @@ daybook_index_validate_scan(Relation table_rel, Relation index_rel,
 	}
 	PG_FINALLY();
 	{
-		take_back_heap_routine(&lent);
+		end_busy(&lent);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Sorting by an index calls its functions.  A row that one of them stored now
+ * could be left behind in the old storage.
+ */
+static void
+daybook_relation_copy_for_cluster(Relation old_rel, Relation new_rel, Relation index_rel,
+								  bool use_sort, TransactionId oldest_xmin,
+								  TransactionId *xid_cutoff, MultiXactId *multi_cutoff,
+								  double *num_tuples, double *tups_vacuumed,
+								  double *tups_recently_dead)
+{
+	BusyTable	copied;
+
+	begin_busy(&copied, old_rel);
+	PG_TRY();
+	{
+		GetHeapamTableAmRoutine()->relation_copy_for_cluster(old_rel, new_rel, index_rel,
+															 use_sort, oldest_xmin,
+															 xid_cutoff, multi_cutoff,
+															 num_tuples, tups_vacuumed,
+															 tups_recently_dead);
+	}
+	PG_FINALLY();
+	{
+		end_busy(&copied);
 	}
 	PG_END_TRY();
 }
@@ -376,6 +418,7 @@ daybook_access_method_handler(PG_FUNCTION_ARGS)
 		routine.multi_insert = daybook_multi_insert;
 		routine.index_build_range_scan = daybook_index_build_range_scan;
 		routine.index_validate_scan = daybook_index_validate_scan;
+		routine.relation_copy_for_cluster = daybook_relation_copy_for_cluster;
 		routine.relation_toast_am = daybook_relation_toast_am;
 		routine.relation_set_new_filelocator = daybook_relation_set_new_filelocator;
 		routine.relation_nontransactional_truncate = daybook_relation_nontransactional_truncate;

@@ -189,7 +189,7 @@ require_appendable(Relation rel)
 				 errmsg("cannot append to event table \"%s\" while another event is being checked",
 						RelationGetRelationName(rel)),
 				 errdetail("The check function of an event type may look at the event and nothing else.")));
-	RefuseIfLent(RelationGetRelid(rel));
+	RefuseIfBusy(RelationGetRelid(rel));
 	table = RequireEventTable(rel);
 	if (RelationGetNumberOfAttributes(rel) != EVENT_NATTS)
 		elog(ERROR, "event table \"%s\" has %d columns, not %d", RelationGetRelationName(rel),

@@ -154,7 +154,7 @@ pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int
 
 /* access_method.c */
 extern void EventRowAccept(Relation rel, TupleTableSlot *slot);
-extern void RefuseIfLent(Oid relid);
+extern void RefuseIfBusy(Oid relid);
 
 /* called with each row of a typed table that is stored */
 typedef void (*EventRowHook) (Relation rel, TupleTableSlot *slot);

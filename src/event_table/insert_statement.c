@@ -28,7 +28,7 @@ static ExecutorFinish_hook_type prev_executor_finish = NULL;
 static QueryDesc *current_statement = NULL;
 
 static void check_statement(QueryDesc *statement, int flags);
-static void refuse_lent_targets(PlannedStmt *stmt);
+static void refuse_busy_targets(PlannedStmt *stmt);
 static ModifyTable *insert_into(PlannedStmt *stmt, Oid relid, OnConflictAction action,
 								Oid index);
 static ModifyTable *insert_node(Plan *plan, PlannedStmt *stmt, Oid relid,
@@ -112,7 +112,7 @@ check_statement(QueryDesc *statement, int flags)
 		prev_executor_start(statement, flags);
 	else
 		standard_ExecutorStart(statement, flags);
-	refuse_lent_targets(stmt);
+	refuse_busy_targets(stmt);
 	if (statement->operation == CMD_INSERT && !(flags & EXEC_FLAG_EXPLAIN_ONLY))
 		InsertOpenIndexes(statement);
 	if (statement->operation == CMD_INSERT || stmt->hasModifyingCTE)
@@ -132,12 +132,12 @@ check_statement(QueryDesc *statement, int flags)
 }
 
 static void
-refuse_lent_targets(PlannedStmt *stmt)
+refuse_busy_targets(PlannedStmt *stmt)
 {
 	ListCell   *lc;
 
 	foreach(lc, stmt->resultRelations)
-		RefuseIfLent(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
+		RefuseIfBusy(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
 }
 
 /*
