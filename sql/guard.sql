@@ -406,6 +406,16 @@ UPDATE index_attack SET statement = 'UPDATE guard.index_attack SET statement = '
 SET enable_indexscan = off;
 CLUSTER notes USING by_attack;
 RESET enable_indexscan;
+-- nor to any in VACUUM, whose transaction others do not know to be in progress
+UPDATE index_attack SET statement = 'SELECT';
+CREATE TABLE summarized (note text);
+CREATE INDEX ON summarized USING brin (attacking(note)) WITH (pages_per_range = 1);
+INSERT INTO summarized SELECT repeat('x', 1000) FROM generate_series(1, 20);
+UPDATE index_attack SET statement = 'INSERT INTO guard.orders (stream_id, type) VALUES (''lost'', ''x'')';
+VACUUM summarized;
+UPDATE index_attack SET statement = 'INSERT INTO guard.notes VALUES (''lost'')';
+VACUUM summarized;
+SELECT count(*) FROM orders WHERE stream_id = 'lost';
 RESET ROLE;
 
 -- in a database without the extension nothing is guarded, and nothing fails

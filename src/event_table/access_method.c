@@ -21,6 +21,7 @@
 #include "event_table/event_table.h"
 #include "event_table/guard.h"
 #include "fmgr.h"
+#include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -54,6 +55,7 @@ static void refuse_change(Relation rel, const char *command);
 static Oid	table_copied_to(Relation rel);
 static void refuse_rewrite(Relation rel);
 static void refuse_storage(Relation rel, char persistence);
+static void refuse_in_vacuum(Relation rel);
 static void accept_row(Relation rel, TupleTableSlot *slot, bool speculative);
 
 /* SELECT ... FOR UPDATE and the like stay heap's: they write no data. */
@@ -170,9 +172,28 @@ refuse_rewrite(Relation rel)
 			 errhint("Append events of a new schema version, and bring old ones up to it when they are read.")));
 }
 
+/*
+ * Snapshots leave out transactions that vacuum: others would take the row for
+ * one that was rolled back, and mark it so for good.  And autovacuum, which
+ * also analyzes, would record its superuser as who appends.
+ */
+static void
+refuse_in_vacuum(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot write to append-only table \"%s\" in VACUUM or autovacuum",
+					RelationGetRelationName(rel)),
+			 errdetail("A function that an index or extended statistics call has tried to."),
+			 errhint("Let them call functions that do nothing but compute."),
+			 errtable(rel)));
+}
+
 static void
 accept_row(Relation rel, TupleTableSlot *slot, bool speculative)
 {
+	if (unlikely(MyProc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)))
+		refuse_in_vacuum(rel);
 	if (unlikely(RelationGetRelationName(rel)[0] == 'p'))
 		refuse_rewrite(rel);
 	if (rel->rd_rel->reloftype == InvalidOid)
