@@ -53,6 +53,7 @@ static Oid	recorded_user = InvalidOid;
 static void check_trigger_call(FunctionCallInfo fcinfo);
 static const EventTable *require_appendable(Relation rel);
 static bool make_event(NewEvent *event, const EventTable *table, int depth);
+static bool keeps_origin(int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void refuse_empty(Relation rel);
@@ -130,8 +131,7 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 	bool		locked;
 
 	EventTicketsLapse(depth);
-	event->restoring = daybook_restore ||
-		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+	event->restoring = keeps_origin(depth);
 	check_columns(event);
 	if (!event->restoring && !table->registered)
 		table = require_registered(rel);
@@ -155,6 +155,20 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 					 locked);
 	WakeDatabaseWorkerAtCommit();
 	return true;
+}
+
+/*
+ * Rows that a superuser loads, and that replication brings, keep what they say
+ * of themselves.  Those that triggers and other functions append meanwhile, in
+ * the process that applies changes, are their owners', and appended as ever.
+ */
+static bool
+keeps_origin(int depth)
+{
+	if (daybook_restore)
+		return true;
+	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!(IsLogicalWorker() && (depth > 1 || StatementIsRun()));
 }
 
 static void

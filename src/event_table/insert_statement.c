@@ -140,6 +140,13 @@ refuse_busy_targets(PlannedStmt *stmt)
 		RefuseIfBusy(rt_fetch(lfirst_int(lc), stmt->rtable)->relid);
 }
 
+/* Replication stores rows without one. */
+bool
+StatementIsRun(void)
+{
+	return current_statement != NULL;
+}
+
 /*
  * Does the statement that is being run insert into rel ON CONFLICT DO NOTHING,
  * and are conflicts in this index meant?

@@ -11,6 +11,7 @@
 #include "utils/rel.h"
 
 extern void InsertStatementInit(void);
+extern bool StatementIsRun(void);
 extern bool InsertIgnoresConflicts(Relation rel, Oid index);
 
 #endif							/* DAYBOOK_INSERT_STATEMENT_H */

@@ -80,6 +80,42 @@ ok(wait_until('the refusal', sub { server_log_lines($to, qr/cannot truncate appe
 is($to->safe_psql('postgres', 'SELECT count(*) FROM plain'), '1', '... and the row stays');
 $to->safe_psql('postgres', 'DROP SUBSCRIPTION plain');
 
+# What a trigger appends meanwhile is no row that has been replicated.
+$from->safe_psql('postgres', q{
+CREATE TABLE watched (note text);
+CREATE PUBLICATION watched FOR TABLE watched;
+});
+$to->safe_psql('postgres', q{
+SELECT daybook.create_event_table('noted');
+CREATE TABLE watched (note text);
+CREATE TABLE refused (note text, message text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.noted (stream_id, type) VALUES (NEW.note, 'T');
+	BEGIN
+		INSERT INTO public.noted (stream_id, type, version) VALUES (NEW.note, 'T', 77);
+	EXCEPTION WHEN serialization_failure THEN
+		INSERT INTO public.refused VALUES (NEW.note, SQLERRM);
+	END;
+	BEGIN
+		INSERT INTO public.noted (stream_id, type, recorded_by) VALUES (NEW.note, 'T', 'somebody else');
+	EXCEPTION WHEN generated_always THEN
+		INSERT INTO public.refused VALUES (NEW.note, SQLERRM);
+	END;
+	RETURN NEW;
+END $$;
+CREATE TRIGGER note AFTER INSERT ON watched FOR EACH ROW EXECUTE FUNCTION note();
+ALTER TABLE watched ENABLE ALWAYS TRIGGER note;
+});
+$to->safe_psql('postgres', "CREATE SUBSCRIPTION watched CONNECTION '$connection' PUBLICATION watched");
+$to->wait_for_subscription_sync($from, 'watched');
+$from->safe_psql('postgres', q{INSERT INTO watched VALUES ('w-1')});
+$from->wait_for_catchup('watched');
+is($to->safe_psql('postgres', q{SELECT stream_id, version, recorded_by = current_user FROM noted}), 'w-1|1|t',
+	'a trigger of a replicated table appends');
+is($to->safe_psql('postgres', 'SELECT count(*) FROM refused'), '2', '... and does not choose version and origin');
+$to->safe_psql('postgres', 'DROP SUBSCRIPTION watched');
+
 # Who may have a subscription is no superuser for that, and says nothing of who has appended.
 SKIP:
 {
