@@ -264,6 +264,7 @@ SELECT statement || E'\n    ' || attempt(statement) FROM (VALUES
 	('CREATE OR REPLACE FUNCTION daybook.table_access_method_handler(internal) RETURNS table_am_handler LANGUAGE internal AS ''heap_tableam_handler'''),
 	('ALTER PUBLICATION daybook SET (publish = ''delete'')'),
 	('ALTER PUBLICATION daybook RENAME TO other'),
+	('ALTER TYPE daybook.event ALTER ATTRIBUTE stream_id TYPE text COLLATE "POSIX" CASCADE'),
 	('ALTER TYPE daybook.log_event ADD ATTRIBUTE more text'),
 	('ALTER TYPE daybook.log_event DROP ATTRIBUTE position CASCADE'),
 	('ALTER TYPE daybook.append_result ADD ATTRIBUTE more text'),

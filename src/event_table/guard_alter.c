@@ -240,7 +240,7 @@ guard_alter_column(Oid relid, int attnum)
 		return;
 	retyped = before.atttypid != after.atttypid || before.atttypmod != after.atttypmod;
 	renamed = namestrcmp(&before.attname, NameStr(after.attname)) != 0;
-	if (retyped || renamed)
+	if (retyped || renamed || before.attcollation != after.attcollation)
 		GuardMemberRelation(relid);
 	if (retyped && TableIsProtected(relid))
 		RefuseDdl(relid, "change the type of a column of", HINT_VERSION);
