@@ -165,6 +165,31 @@ SELECT * FROM upcast_as ORDER BY 1, 2;
 SELECT current_user = session_user AS unchanged;
 SELECT daybook.drop_projection('upcast_as');
 SELECT daybook.drop_event_table('one', true), daybook.drop_event_table('two', true);
+
+-- pausing calls no function of an event table's owner with other rights
+SET ROLE regress_daybook_inline_1;
+SELECT daybook.create_event_table('indexed');
+CREATE TABLE called_as (role name);
+CREATE FUNCTION note_user() RETURNS void LANGUAGE sql AS 'INSERT INTO inline_test.called_as VALUES (current_user)';
+CREATE FUNCTION noting(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	PERFORM inline_test.note_user();
+	RETURN true;
+END $$;
+CREATE INDEX ON indexed (id) WHERE noting(1);
+CREATE TABLE indexed_id (id bigint);
+SELECT daybook.create_projection('indexed', '{indexed}', 'INSERT INTO inline_test.indexed_id SELECT id FROM new_events', '{indexed_id}', mode => 'inline');
+INSERT INTO indexed (stream_id, type) VALUES ('i-1', 'T');
+SELECT daybook.pause_projection('indexed');
+INSERT INTO indexed (stream_id, type) VALUES ('i-1', 'T');
+SELECT daybook.resume_projection('indexed');
+SELECT DISTINCT role FROM called_as;
+SELECT count(*), count(DISTINCT id) FROM indexed_id;
+SELECT daybook.drop_projection('indexed');
+RESET ROLE;
+SELECT daybook.drop_event_table('indexed', true);
+DROP TABLE called_as, indexed_id;
+DROP FUNCTION note_user, noting;
 REVOKE ALL ON SCHEMA inline_test FROM regress_daybook_inline_1, regress_daybook_inline_2;
 DROP ROLE regress_daybook_inline_1, regress_daybook_inline_2;
 
