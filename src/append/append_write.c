@@ -266,8 +266,21 @@ prepare_row(EventWriter *writer, const AppendEvent *event)
 static void
 call_triggers(EventWriter *writer, TupleTableSlot *slot)
 {
+	bool		outer = event_append_running;
+	bool		kept;
+
 	ExecStoreVirtualTuple(slot);
-	if (!ExecBRInsertTriggers(writer->estate, writer->target, slot))
+	event_append_running = true;
+	PG_TRY();
+	{
+		kept = ExecBRInsertTriggers(writer->estate, writer->target, slot);
+	}
+	PG_FINALLY();
+	{
+		event_append_running = outer;
+	}
+	PG_END_TRY();
+	if (!kept)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("a trigger on event table \"%s\" has suppressed an event",

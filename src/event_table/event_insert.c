@@ -39,11 +39,14 @@ typedef struct NewEvent
 	Relation	rel;
 	Datum	   *values;			/* the table's columns */
 	bool	   *nulls;
+	bool		appended;		/* by append() */
 	bool		restoring;		/* keep what the row says of itself */
 } NewEvent;
 
 /* whose name session_user_name() holds */
 static Oid	recorded_user = InvalidOid;
+
+bool		event_append_running = false;
 
 #define VALUE(event, column)	((event)->values[(column) - 1])
 #define IS_NULL(event, column)	((event)->nulls[(column) - 1])
@@ -53,7 +56,7 @@ static Oid	recorded_user = InvalidOid;
 static void check_trigger_call(FunctionCallInfo fcinfo);
 static const EventTable *require_appendable(Relation rel);
 static bool make_event(NewEvent *event, const EventTable *table, int depth);
-static bool keeps_origin(int depth);
+static bool keeps_origin(const NewEvent *event, int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void refuse_empty(Relation rel);
@@ -87,7 +90,7 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS];
-	NewEvent	event = {.values = values, .nulls = nulls};
+	NewEvent	event = {.values = values, .nulls = nulls, .appended = event_append_running};
 	const EventTable *table;
 
 	check_trigger_call(fcinfo);
@@ -106,7 +109,8 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 void
 MakeEventRow(Relation rel, TupleTableSlot *slot)
 {
-	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull};
+	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull,
+	.appended = true};
 	const EventTable *table = require_appendable(rel);
 
 	if (!make_event(&event, table, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
@@ -131,7 +135,7 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 	bool		locked;
 
 	EventTicketsLapse(depth);
-	event->restoring = keeps_origin(depth);
+	event->restoring = keeps_origin(event, depth);
 	check_columns(event);
 	if (!event->restoring && !table->registered)
 		table = require_registered(rel);
@@ -163,12 +167,12 @@ make_event(NewEvent *event, const EventTable *table, int depth)
  * the process that applies changes, are their owners', and appended as ever.
  */
 static bool
-keeps_origin(int depth)
+keeps_origin(const NewEvent *event, int depth)
 {
 	if (daybook_restore)
 		return true;
 	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
-		!(IsLogicalWorker() && (depth > 1 || StatementIsRun()));
+		!(IsLogicalWorker() && (depth > 1 || event->appended || StatementIsRun()));
 }
 
 static void

@@ -148,6 +148,8 @@ extern void MakeEventId(unsigned char *uuid, TimestampTz now);
 /* event_insert.c */
 extern void AppendCallbacksInit(void);
 extern void MakeEventRow(Relation rel, TupleTableSlot *slot);
+/* Set while append() has a row pass through the triggers, as replication does. */
+extern bool event_append_running;
 extern void CheckEventType(Relation rel, const Datum *values, const bool *nulls);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
 											  int64 actual);

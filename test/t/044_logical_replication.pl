@@ -106,6 +106,27 @@ BEGIN
 END $$;
 CREATE TRIGGER note AFTER INSERT ON watched FOR EACH ROW EXECUTE FUNCTION note();
 ALTER TABLE watched ENABLE ALWAYS TRIGGER note;
+-- an assignment runs no statement, nor is a constraint a trigger
+SELECT daybook.create_event_table('claimed');
+CREATE FUNCTION claim() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.version := 77;
+	NEW.recorded_by := 'somebody else';
+	RETURN NEW;
+END $$;
+CREATE TRIGGER claim BEFORE INSERT ON claimed FOR EACH ROW EXECUTE FUNCTION claim();
+ALTER TABLE claimed ENABLE ALWAYS TRIGGER claim;
+CREATE FUNCTION append_claimed(note text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	result daybook.append_result;
+BEGIN
+	result := daybook.append('public.claimed', note, 'T', '{}'::jsonb);
+	RETURN true;
+EXCEPTION WHEN generated_always THEN
+	INSERT INTO public.refused VALUES (note, SQLERRM);
+	RETURN true;
+END $$;
+ALTER TABLE watched ADD CHECK (append_claimed(note));
 });
 $to->safe_psql('postgres', "CREATE SUBSCRIPTION watched CONNECTION '$connection' PUBLICATION watched");
 $to->wait_for_subscription_sync($from, 'watched');
@@ -113,7 +134,8 @@ $from->safe_psql('postgres', q{INSERT INTO watched VALUES ('w-1')});
 $from->wait_for_catchup('watched');
 is($to->safe_psql('postgres', q{SELECT stream_id, version, recorded_by = current_user FROM noted}), 'w-1|1|t',
 	'a trigger of a replicated table appends');
-is($to->safe_psql('postgres', 'SELECT count(*) FROM refused'), '2', '... and does not choose version and origin');
+is($to->safe_psql('postgres', 'SELECT count(*) FROM refused'), '3', '... and does not choose version and origin');
+is($to->safe_psql('postgres', 'SELECT count(*) FROM claimed'), '0', '... nor does a constraint that appends');
 $to->safe_psql('postgres', 'DROP SUBSCRIPTION watched');
 
 # Who may have a subscription is no superuser for that, and says nothing of who has appended.
