@@ -18,6 +18,8 @@ INSERT INTO audit VALUES (1, 'first', 'a', 'x');
 CREATE TABLE parted (id int, note text) PARTITION BY RANGE (id);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10) USING daybook;
 CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20);
+CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM (20) TO (30) PARTITION BY RANGE (id);
+CREATE TABLE parted_3_1 PARTITION OF parted_3 FOR VALUES FROM (20) TO (25) USING daybook;
 INSERT INTO parted VALUES (1, 'one'), (11, 'eleven');
 CREATE TABLE shipment (id int PRIMARY KEY, order_id bigint REFERENCES orders);
 INSERT INTO shipment SELECT 1, id FROM orders;
@@ -116,6 +118,8 @@ INSERT INTO attack (statement) VALUES
 ('CREATE TABLE child () INHERITS (audit)'),
 ('ALTER TABLE heap_like INHERIT audit'),
 ('ALTER TABLE parted DETACH PARTITION parted_1'),
+('ALTER TABLE parted DETACH PARTITION parted_2'),
+('ALTER TABLE parted DETACH PARTITION parted_3'),
 ('CREATE RULE away AS ON INSERT TO orders DO INSTEAD NOTHING'),
 ('CREATE RULE away AS ON INSERT TO audit DO INSTEAD NOTHING'),
 ('CREATE UNLOGGED TABLE unlogged (a int) USING daybook'),
@@ -238,6 +242,7 @@ SELECT count(*) FROM parted;
 
 -- detaching in two transactions leaves the partition hidden after the first
 ALTER TABLE parted DETACH PARTITION parted_1 CONCURRENTLY;
+ALTER TABLE parted DETACH PARTITION parted_3 CONCURRENTLY;
 SELECT count(*) FROM parted;
 ALTER TABLE parted DETACH PARTITION parted_2 CONCURRENTLY;
 ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES FROM (10) TO (20);

@@ -26,6 +26,7 @@ pg_noreturn extern void RefuseDdl(Oid relid, const char *what, const char *hint)
 extern void GuardCreate(Oid class_id, Oid object_id, int sub_id);
 extern void GuardAlter(Oid class_id, Oid object_id, int sub_id, Oid auxiliary_id);
 pg_noreturn extern void RefuseRowSecurity(Oid relid);
+extern Oid	ProtectedTableUnder(Oid relid);
 pg_noreturn extern void RefuseDetach(Oid relid);
 extern void *FetchCatalogRow(Oid catalog_id, Oid object_id, Snapshot snapshot);
 

@@ -295,11 +295,13 @@ guard_alter_inheritance(Oid child, Oid parent)
 	Relation	catalog;
 	SysScanDesc scan;
 	ScanKeyData key;
+	Oid			protected;
 	bool		attached;
 
 	if (TableIsProtected(parent))
 		RefuseDdl(parent, "inherit from", "Rows of the child would pass for rows of the table.");
-	if (!TableIsProtected(child))
+	protected = ProtectedTableUnder(child);
+	if (!OidIsValid(protected))
 		return;
 	catalog = table_open(InheritsRelationId, AccessShareLock);
 	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
@@ -310,7 +312,19 @@ guard_alter_inheritance(Oid child, Oid parent)
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	if (!attached)
-		RefuseDetach(child);
+		RefuseDetach(protected);
+}
+
+/* A protected table whose rows show up in this one: itself, a child, or one further down. */
+Oid
+ProtectedTableUnder(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		if (TableIsProtected(lfirst_oid(lc)))
+			return lfirst_oid(lc);
+	return InvalidOid;
 }
 
 void

@@ -109,12 +109,14 @@ guard_detach_concurrently(AlterTableStmt *command)
 	{
 		AlterTableCmd *cmd = lfirst(lc);
 		Oid			partition;
+		Oid			protected;
 
 		if (cmd->subtype != AT_DetachPartition || !((PartitionCmd *) cmd->def)->concurrent)
 			continue;
 		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name, NoLock, true);
-		if (OidIsValid(partition) && TableIsProtected(partition))
-			RefuseDetach(partition);
+		protected = OidIsValid(partition) ? ProtectedTableUnder(partition) : InvalidOid;
+		if (OidIsValid(protected))
+			RefuseDetach(protected);
 	}
 }
 
