@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "commands/tablecmds.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/guard.h"
@@ -99,7 +100,11 @@ adds_what_is_there(AlterPublicationStmt *command)
 	return true;
 }
 
-/* Its first transaction has been committed when the hook is called. */
+/*
+ * Its first transaction has been committed when the hook is called.  The table
+ * and the partition are locked as the command will lock them, so that nobody
+ * who is giving the partition our access method comes between.
+ */
 static void
 guard_detach_concurrently(AlterTableStmt *command)
 {
@@ -113,7 +118,10 @@ guard_detach_concurrently(AlterTableStmt *command)
 
 		if (cmd->subtype != AT_DetachPartition || !((PartitionCmd *) cmd->def)->concurrent)
 			continue;
-		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name, NoLock, true);
+		if (!OidIsValid(AlterTableLookupRelation(command, ShareUpdateExclusiveLock)))
+			return;
+		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name,
+									 ShareUpdateExclusiveLock, true);
 		protected = OidIsValid(partition) ? ProtectedTableUnder(partition) : InvalidOid;
 		if (OidIsValid(protected))
 			RefuseDetach(protected);
