@@ -318,8 +318,19 @@ INSERT INTO generated (stream_id, type) VALUES ('g', 'T') RETURNING event_id;
 SELECT attempt($$INSERT INTO generated (stream_id, type) VALUES ('g', 'T')$$);
 RESET daybook.restore;
 ALTER TABLE generated ALTER event_id DROP EXPRESSION;
+-- the superuser who registers a table calls no function of an event table's owner
+CREATE TABLE called (n int);
+CREATE FUNCTION note_call() RETURNS void LANGUAGE sql AS 'INSERT INTO called VALUES (1)';
+CREATE FUNCTION noting(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM note_call(); RETURN true; END $$;
+CREATE INDEX noted ON orders (id) WHERE noting(1);
+CREATE INDEX ON generated (id) WHERE noting(1);
+TRUNCATE called;
 SELECT daybook.register_event_table('generated');
+SELECT count(*) FROM called;
 SELECT daybook.drop_event_table('generated', force => true);
+DROP INDEX noted;
+DROP TABLE called;
+DROP FUNCTION noting, note_call;
 
 -- indexes of the user's on the same columns are his, not the keys
 CREATE UNIQUE INDEX by_type ON orders (event_id, stream_id) WHERE type = 'X';

@@ -10,6 +10,7 @@
 #define DAYBOOK_EVENT_TABLE_H
 
 #include "compat.h"
+#include "access/sdir.h"
 #include "access/transam.h"
 #include "executor/tuptable.h"
 #include "storage/lockdefs.h"
@@ -144,6 +145,10 @@ extern void RestoredIdsForget(void);
 /* event_id.c */
 extern bool EventIdIsGiven(const unsigned char *uuid);
 extern void MakeEventId(unsigned char *uuid, TimestampTz now);
+
+/* insertion_ids.c */
+extern int64 FirstInsertionId(Relation rel, ScanDirection direction);
+extern bool InsertionIdsMeet(Relation a, Relation b);
 
 /* event_insert.c */
 extern void AppendCallbacksInit(void);

@@ -208,53 +208,38 @@ refuse_generated_columns(Relation rel)
 static void
 require_free_ids(Oid relid)
 {
+	Relation	rel = table_open(relid, NoLock);
 	ListCell   *lc;
 
 	foreach(lc, RegisteredEventTables())
 	{
 		Oid			other = ((RegisteredTable *) lfirst(lc))->relid;
-		char	   *query;
+		Relation	other_rel = try_table_open(other, ShareLock);
 
-		LockRelationOid(other, ShareLock);
-		if (get_rel_name(other) == NULL)
+		if (other_rel == NULL)
 			continue;
-		query = psprintf("SELECT FROM ONLY %s a JOIN ONLY %s b "
-						 "ON a.id OPERATOR(pg_catalog.=) b.id LIMIT 1",
-						 RelationText(relid), RelationText(other));
-		SPI_connect();
-		if (SPI_execute(query, false, 1) != SPI_OK_SELECT)
-			elog(ERROR, "could not compare ids");
-		if (SPI_processed > 0)
+		if (InsertionIdsMeet(rel, other_rel))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("ids of event table \"%s\" are in use in this database",
 							get_rel_name(relid)),
 					 errdetail("Event table \"%s\" has some of them.", get_rel_name(other)),
 					 errhint("Append its events anew to a table made with daybook.create_event_table(), in the order of their ids.")));
-		SPI_finish();
+		table_close(other_rel, NoLock);
 	}
+	table_close(rel, NoLock);
 }
 
 /* The table's ids will not be given out, and the sequencer looks for its events. */
 static void
 take_ids(Oid relid)
 {
-	HeapTuple	row;
-	TupleDesc	desc;
-	int64		lowest;
-	int64		highest;
-	bool		is_null;
+	Relation	rel = table_open(relid, NoLock);
+	int64		lowest = FirstInsertionId(rel, ForwardScanDirection);
+	int64		highest = FirstInsertionId(rel, BackwardScanDirection);
 
-	SPI_connect();
-	if (SPI_execute(psprintf("SELECT pg_catalog.min(id), pg_catalog.max(id) FROM ONLY %s",
-							 RelationText(relid)), false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the ids of a table");
-	row = SPI_tuptable->vals[0];
-	desc = SPI_tuptable->tupdesc;
-	lowest = DatumGetInt64(SPI_getbinval(row, desc, 1, &is_null));
-	highest = DatumGetInt64(SPI_getbinval(row, desc, 2, &is_null));
-	SPI_finish();
-	if (is_null)
+	table_close(rel, NoLock);
+	if (lowest == 0 && highest == 0)
 		return;
 	(void) GetCurrentTransactionId();
 	RestoredIdTaken(highest);

@@ -14,10 +14,8 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "arguments.h"
 #include "catalog/dependency.h"
@@ -26,7 +24,6 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
-#include "compat.h"
 #include "daybook.h"
 #include "event_table/event_table.h"
 #include "event_table/guard.h"
@@ -52,7 +49,6 @@ typedef struct InlineSource
 	Upcasting  *upcasting;		/* NULL: it has no upcasters */
 } InlineSource;
 
-static int64 last_id(Relation source);
 static char *inline_trigger_name(const char *projection);
 static bool trigger_fires(Oid table, const char *name);
 static void create_trigger(const Projection *projection, Oid source);
@@ -135,33 +131,9 @@ InlineLastEventId(const Projection *projection)
 
 		if (source == NULL)
 			continue;
-		last = Max(last, last_id(source));
+		last = Max(last, FirstInsertionId(source, BackwardScanDirection));
 		table_close(source, NoLock);
 	}
-	return last;
-}
-
-/*
- * Not by a query: the caller may lack rights on the table, and a planner with
- * stronger ones would call functions of its owner's, of partial indexes.
- */
-static int64
-last_id(Relation source)
-{
-	Relation	index = index_open(RequireEventTable(source)->id_index, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(source, NULL);
-	IndexScanDesc scan = index_beginscan_compat(source, index, snapshot, 0);
-	int64		last = 0;
-	bool		isnull;
-
-	index_rescan(scan, NULL, 0, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-		last = DatumGetInt64(slot_getattr(slot, EVENT_ID, &isnull));
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	UnregisterSnapshot(snapshot);
-	index_close(index, NoLock);
 	return last;
 }
 
