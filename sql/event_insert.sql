@@ -320,8 +320,8 @@ RESET daybook.restore;
 ALTER TABLE generated ALTER event_id DROP EXPRESSION;
 -- the superuser who registers a table calls no function of an event table's owner
 CREATE TABLE called (n int);
-CREATE FUNCTION note_call() RETURNS void LANGUAGE sql AS 'INSERT INTO called VALUES (1)';
-CREATE FUNCTION noting(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM note_call(); RETURN true; END $$;
+CREATE FUNCTION note_call() RETURNS void LANGUAGE sql SET search_path FROM CURRENT AS 'INSERT INTO called VALUES (1)';
+CREATE FUNCTION noting(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$ BEGIN PERFORM note_call(); RETURN true; END $$;
 CREATE INDEX noted ON orders (id) WHERE noting(1);
 CREATE INDEX ON generated (id) WHERE noting(1);
 TRUNCATE called;
