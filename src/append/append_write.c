@@ -36,7 +36,7 @@ typedef struct EventWriter
 	EState	   *estate;
 	ResultRelInfo *target;
 	TransitionCaptureState *transition;
-	Jsonb	   *no_data;		/* that of events which leave it out; NULL if none do */
+	Jsonb	   *no_data;		/* that of events which leave it out, once one has */
 	bool		calls_triggers; /* before rows are stored */
 	bool		has_defaults;	/* of the user's */
 	int			room;			/* 1: each row is stored by itself */
@@ -54,14 +54,13 @@ static void prepare_defaults(EventWriter *writer, Relation rel, uint16 columns,
 static TupleTableSlot *prepare_row(EventWriter *writer, const AppendEvent *event);
 static bool same_stream(const AppendEvent *a, const AppendEvent *b);
 static void call_triggers(EventWriter *writer, TupleTableSlot *slot);
-static void fill_slot(const EventWriter *writer, TupleTableSlot *slot,
-					  const AppendEvent *event);
+static void fill_slot(EventWriter *writer, TupleTableSlot *slot, const AppendEvent *event);
 static void fill_in_defaults(EventWriter *writer, TupleTableSlot *slot,
 							 const AppendEvent *event);
 static void note_event(AppendResult *result, TupleTableSlot *slot, bool first);
 static void store_rows(EventWriter *writer);
 static void finish_row(EventWriter *writer, TupleTableSlot *slot);
-static Jsonb *empty_object(void);
+static Jsonb *empty_object(EventWriter *writer);
 
 /* Appends events to streams that the caller has pinned. */
 void
@@ -80,8 +79,6 @@ WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *re
 	writer.room = writer.calls_triggers ? 1 : Min(count, MAX_WAITING_ROWS);
 	if (own_defaults != 0)
 		prepare_defaults(&writer, rel, own_defaults, events, count);
-	if (any_gives(events, count, EVENT_DATA, false))
-		writer.no_data = empty_object();
 	ExecBSInsertTriggers(estate, writer.target);
 	for (int i = 0; i < count; i++)
 	{
@@ -193,7 +190,7 @@ prepare_defaults(EventWriter *writer, Relation rel, uint16 columns,
  * version trigger, or stays NULL.
  */
 static void
-fill_slot(const EventWriter *writer, TupleTableSlot *slot, const AppendEvent *event)
+fill_slot(EventWriter *writer, TupleTableSlot *slot, const AppendEvent *event)
 {
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
@@ -206,7 +203,7 @@ fill_slot(const EventWriter *writer, TupleTableSlot *slot, const AppendEvent *ev
 
 	GIVE(EVENT_STREAM_ID, PointerGetDatum(event->stream_id));
 	GIVE(EVENT_TYPE, PointerGetDatum(event->type));
-	GIVE(EVENT_DATA, JsonbPGetDatum(event->data ? event->data : writer->no_data));
+	GIVE(EVENT_DATA, JsonbPGetDatum(event->data ? event->data : empty_object(writer)));
 	GIVE(EVENT_SCHEMA_VERSION, Int32GetDatum(event->schema_version > 0 ? event->schema_version : 1));
 	if (event->metadata)
 		GIVE(EVENT_METADATA, JsonbPGetDatum(event->metadata));
@@ -350,7 +347,9 @@ finish_row(EventWriter *writer, TupleTableSlot *slot)
 }
 
 static Jsonb *
-empty_object(void)
+empty_object(EventWriter *writer)
 {
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	if (writer->no_data == NULL)
+		writer->no_data = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	return writer->no_data;
 }
