@@ -46,6 +46,8 @@ typedef struct EventWriter
 	ExprState  *defaults[EVENT_NATTS];	/* NULL: none, or not needed */
 } EventWriter;
 
+static void write_events(Relation rel, const AppendEvent *events, int count,
+						 AppendResult *result);
 static bool any_gives(const AppendEvent *events, int count, int column, bool given);
 static bool gives(const AppendEvent *event, int column);
 static ResultRelInfo *begin_insert(EState *estate, Relation rel, bool event_ids);
@@ -65,6 +67,23 @@ static Jsonb *empty_object(EventWriter *writer);
 /* Appends events to streams that the caller has pinned. */
 void
 WriteEvents(Relation rel, const AppendEvent *events, int count, AppendResult *result)
+{
+	bool		outer = event_append_running;
+
+	event_append_running = true;
+	PG_TRY();
+	{
+		write_events(rel, events, count, result);
+	}
+	PG_FINALLY();
+	{
+		event_append_running = outer;
+	}
+	PG_END_TRY();
+}
+
+static void
+write_events(Relation rel, const AppendEvent *events, int count, AppendResult *result)
 {
 	EState	   *estate = CreateExecutorState();
 	EventWriter writer = {.estate = estate};
@@ -263,21 +282,8 @@ prepare_row(EventWriter *writer, const AppendEvent *event)
 static void
 call_triggers(EventWriter *writer, TupleTableSlot *slot)
 {
-	bool		outer = event_append_running;
-	bool		kept;
-
 	ExecStoreVirtualTuple(slot);
-	event_append_running = true;
-	PG_TRY();
-	{
-		kept = ExecBRInsertTriggers(writer->estate, writer->target, slot);
-	}
-	PG_FINALLY();
-	{
-		event_append_running = outer;
-	}
-	PG_END_TRY();
-	if (!kept)
+	if (!ExecBRInsertTriggers(writer->estate, writer->target, slot))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("a trigger on event table \"%s\" has suppressed an event",

@@ -39,7 +39,6 @@ typedef struct NewEvent
 	Relation	rel;
 	Datum	   *values;			/* the table's columns */
 	bool	   *nulls;
-	bool		appended;		/* by append() */
 	bool		restoring;		/* keep what the row says of itself */
 } NewEvent;
 
@@ -56,7 +55,7 @@ bool		event_append_running = false;
 static void check_trigger_call(FunctionCallInfo fcinfo);
 static const EventTable *require_appendable(Relation rel);
 static bool make_event(NewEvent *event, const EventTable *table, int depth);
-static bool keeps_origin(const NewEvent *event, int depth);
+static bool keeps_origin(int depth);
 static const EventTable *require_registered(Relation rel);
 static void check_columns(NewEvent *event);
 static void refuse_empty(Relation rel);
@@ -90,7 +89,7 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Datum		values[EVENT_NATTS];
 	bool		nulls[EVENT_NATTS];
-	NewEvent	event = {.values = values, .nulls = nulls, .appended = event_append_running};
+	NewEvent	event = {.values = values, .nulls = nulls};
 	const EventTable *table;
 
 	check_trigger_call(fcinfo);
@@ -109,8 +108,7 @@ daybook_event_before_insert(PG_FUNCTION_ARGS)
 void
 MakeEventRow(Relation rel, TupleTableSlot *slot)
 {
-	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull,
-	.appended = true};
+	NewEvent	event = {.rel = rel, .values = slot->tts_values, .nulls = slot->tts_isnull};
 	const EventTable *table = require_appendable(rel);
 
 	if (!make_event(&event, table, DatumGetInt32(pg_trigger_depth(NULL)) + 1))
@@ -135,7 +133,7 @@ make_event(NewEvent *event, const EventTable *table, int depth)
 	bool		locked;
 
 	EventTicketsLapse(depth);
-	event->restoring = keeps_origin(event, depth);
+	event->restoring = keeps_origin(depth);
 	check_columns(event);
 	if (!event->restoring && !table->registered)
 		table = require_registered(rel);
@@ -167,12 +165,12 @@ make_event(NewEvent *event, const EventTable *table, int depth)
  * the process that applies changes, are their owners', and appended as ever.
  */
 static bool
-keeps_origin(const NewEvent *event, int depth)
+keeps_origin(int depth)
 {
 	if (daybook_restore)
 		return true;
 	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
-		!(IsLogicalWorker() && (depth > 1 || event->appended || StatementIsRun()));
+		!(IsLogicalWorker() && (depth > 1 || event_append_running || StatementIsRun()));
 }
 
 static void

@@ -153,7 +153,7 @@ extern bool InsertionIdsMeet(Relation a, Relation b);
 /* event_insert.c */
 extern void AppendCallbacksInit(void);
 extern void MakeEventRow(Relation rel, TupleTableSlot *slot);
-/* Set while append() has a row pass through the triggers, as replication does. */
+/* Set while append() writes, which runs no statement, as replication does not. */
 extern bool event_append_running;
 extern void CheckEventType(Relation rel, const Datum *values, const bool *nulls);
 pg_noreturn extern void ReportVersionConflict(Relation rel, text *stream_id, int64 expected,
