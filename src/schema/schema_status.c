@@ -43,8 +43,6 @@ typedef struct UpcastPath
 	List	   *mismatches;		/* char * */
 } UpcastPath;
 
-static void describe_path(EventSchema *schema, UpcastPath *path, const text *type,
-						  int32 version);
 static void append_path(UpcastPath *path, const text *type, int32 version);
 static void append_steps(UpcastPath *path, int first, int end);
 static char *function_problem(const EventSchema *schema, const char *text);
@@ -84,7 +82,6 @@ Datum
 daybook_upcast_path(PG_FUNCTION_ARGS)
 {
 	Relation	table = OpenReadableEventTable(PG_GETARG_OID(0));
-	EventSchema *schema;
 	UpcastPath	path = {0};
 	TupleDesc	desc;
 	Datum		values[2];
@@ -93,9 +90,12 @@ daybook_upcast_path(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	initStringInfo(&path.path);
-	schema = HoldEventSchema(table);
-	if (schema)
-		describe_path(schema, &path, PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2));
+	path.schema = HoldEventSchema(table);
+	if (path.schema)
+	{
+		path.shown = palloc0(path.schema->step_count * sizeof(bool));
+		append_path(&path, PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2));
+	}
 	else
 		appendStringInfo(&path.path, "%s %d", text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						 PG_GETARG_INT32(2));
@@ -104,14 +104,6 @@ daybook_upcast_path(PG_FUNCTION_ARGS)
 	nulls[1] = path.mismatches == NIL;
 	values[1] = nulls[1] ? (Datum) 0 : JoinNames(path.mismatches, "; ");
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
-}
-
-static void
-describe_path(EventSchema *schema, UpcastPath *path, const text *type, int32 version)
-{
-	path->schema = schema;
-	path->shown = palloc0(schema->step_count * sizeof(bool));
-	append_path(path, type, version);
 }
 
 /*
