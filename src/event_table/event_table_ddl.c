@@ -38,8 +38,8 @@ PG_FUNCTION_INFO_V1(daybook_drop_event_table);
 
 static void refuse_extension_script(void);
 static void refuse_generated_columns(Relation rel);
-static void require_free_ids(Oid relid);
-static void take_ids(Oid relid);
+static void require_free_ids(Relation rel);
+static void take_ids(Relation rel);
 static void run(const char *command);
 static void require_empty(Oid relid);
 static void drop_table(Oid relid);
@@ -171,14 +171,14 @@ daybook_register_event_table(PG_FUNCTION_ARGS)
 	rel = OpenTableIfAllowed(relid, ShareRowExclusiveLock, RequireOwner);
 	RequireVersionTrigger(rel);
 	refuse_generated_columns(rel);
-	table_close(rel, NoLock);
 	if (EventTableIsRegistered(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("event table \"%s\" is registered already", get_rel_name(relid))));
-	require_free_ids(relid);
+	require_free_ids(rel);
 	RegisterEventTable(relid, RelationText(relid));
-	take_ids(relid);
+	take_ids(rel);
+	table_close(rel, NoLock);
 	PG_RETURN_VOID();
 }
 
@@ -206,39 +206,35 @@ refuse_generated_columns(Relation rel)
  * to be committed.
  */
 static void
-require_free_ids(Oid relid)
+require_free_ids(Relation rel)
 {
-	Relation	rel = table_open(relid, NoLock);
 	ListCell   *lc;
 
 	foreach(lc, RegisteredEventTables())
 	{
-		Oid			other = ((RegisteredTable *) lfirst(lc))->relid;
-		Relation	other_rel = try_table_open(other, ShareLock);
+		Relation	other = try_table_open(((RegisteredTable *) lfirst(lc))->relid, ShareLock);
 
-		if (other_rel == NULL)
+		if (other == NULL)
 			continue;
-		if (InsertionIdsMeet(rel, other_rel))
+		if (InsertionIdsMeet(rel, other))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("ids of event table \"%s\" are in use in this database",
-							get_rel_name(relid)),
-					 errdetail("Event table \"%s\" has some of them.", get_rel_name(other)),
+							RelationGetRelationName(rel)),
+					 errdetail("Event table \"%s\" has some of them.",
+							   RelationGetRelationName(other)),
 					 errhint("Append its events anew to a table made with daybook.create_event_table(), in the order of their ids.")));
-		table_close(other_rel, NoLock);
+		table_close(other, NoLock);
 	}
-	table_close(rel, NoLock);
 }
 
 /* The table's ids will not be given out, and the sequencer looks for its events. */
 static void
-take_ids(Oid relid)
+take_ids(Relation rel)
 {
-	Relation	rel = table_open(relid, NoLock);
 	int64		lowest = FirstInsertionId(rel, ForwardScanDirection);
 	int64		highest = FirstInsertionId(rel, BackwardScanDirection);
 
-	table_close(rel, NoLock);
 	if (lowest == 0 && highest == 0)
 		return;
 	(void) GetCurrentTransactionId();
