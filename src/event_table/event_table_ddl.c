@@ -23,7 +23,6 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "relation_text.h"
-#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
